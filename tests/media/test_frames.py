@@ -1,0 +1,139 @@
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from conftest import index_of, write_audio, write_video
+
+from v2meow_jax import errors
+from v2meow_jax.media import frames, probe
+
+
+def expected_indices(pts, time_base, rate, start, count):
+  """By brute force over the list of presentation times."""
+  times = [(tick - pts[0]) * time_base for tick in pts]
+  result = []
+  for i in range(count):
+    at = Fraction(start) + i / Fraction(rate) + time_base / 2
+    result.append(max([k for k, time in enumerate(times) if time <= at], default=0))
+  return result
+
+
+@pytest.mark.parametrize('start', [0.0, 0.05, 0.7, 1.25, 2.9])
+@pytest.mark.parametrize('rate', [1, 4, Fraction(30000, 1001), 29.97])
+def test_constant_rate(constant, rate, start):
+  clip = frames.load_frames(constant, rate, start=start)
+  count = math.ceil(round((3.0 - start) * float(rate), 6))
+  assert clip.shape == (count, 48, 64, 3) and clip.dtype == np.uint8
+  found = [index_of(picture) for picture in clip]
+  assert found == expected_indices(range(30), Fraction(1, 10), rate, start, count)
+
+
+@pytest.mark.parametrize('start', [0.0, 0.5, 1.2, 1.84])
+@pytest.mark.parametrize('rate', [1, 8, 25, 60])
+def test_variable_rate(variable, variable_pts, rate, start):
+  clip = frames.load_frames(variable, rate, start=start, duration=0.9)
+  found = [index_of(picture, len(variable_pts)) for picture in clip]
+  with probe.open_media(variable) as container:
+    time_base = container.streams.video[0].time_base
+  ticks = [round(Fraction(each, 1000) / time_base) for each in variable_pts]
+  assert found == expected_indices(ticks, time_base, rate, start, math.ceil(0.9 * rate))
+
+
+@pytest.mark.parametrize(
+  'name, codec',
+  [
+    ('a.mkv', 'libx264'),
+    ('a.webm', 'libvpx'),
+    ('a.ts', 'libx264'),
+    ('a.avi', 'mpeg4'),
+    ('a.h264', 'libx264'),
+  ],
+)
+@pytest.mark.parametrize('start', [0.0, 1.6])
+def test_containers(tmp_path, name, codec, start):
+  # A late first frame (as in a transport stream) is time zero all the same.
+  first = 0 if name == 'a.avi' else 7
+  path = write_video(tmp_path / name, range(first, first + 25), Fraction(1, 10), codec)
+  # Elementary streams have no times; FFmpeg takes 25 Hz.
+  scale = Fraction(25, 10) if name == 'a.h264' else 1
+  clip = frames.load_frames(path, 20 * scale, start=float(start / scale), duration=float(0.8 / scale))
+  found = [index_of(picture, 25) for picture in clip]
+  assert found == expected_indices(range(25), Fraction(1, 10), 20, start, 16)
+
+
+def test_third_of_a_second_survives_millisecond_ticks(tmp_path):
+  path = write_video(tmp_path / 'a.mkv', range(30), Fraction(1, 30))
+  found = [index_of(picture) for picture in frames.load_frames(path, 30)]
+  assert found == list(range(30))
+
+
+def test_rotation(rotated, corner):
+  clip = frames.load_frames(rotated, 10)
+  assert clip.shape == (5, 64, 48, 3)
+  expected = np.rot90(corner, -1)  # numpy turns counterclockwise
+  assert np.abs(clip.astype(int) - expected).mean() < 6
+  small = frames.load_frames(rotated, 10, size=(12, 16))
+  assert small.shape == (5, 16, 12, 3)
+  assert np.abs(small[3].astype(int) - expected[2::4, 2::4]).mean() < 6
+
+
+def test_resizing_is_by_area(tmp_path):
+  picture = np.random.default_rng(0).integers(0, 256, (48, 64, 1), dtype=np.uint8).repeat(3, axis=2)
+  path = write_video(tmp_path / 'a.mp4', range(3), Fraction(1, 10), picture=picture)
+  full = frames.load_frames(path, 10)[0].astype(float)
+  small = frames.load_frames(path, 10, size=(16, 12))[0]
+  assert np.abs(small - full.reshape(12, 4, 16, 4, 3).mean((1, 3))).mean() < 2
+
+
+def test_cut_off_holds_the_last_frame(truncated):
+  clip = frames.load_frames(truncated, 10)
+  assert len(clip) == 30
+  moved = [not np.array_equal(a, b) for a, b in itertools.pairwise(clip)]
+  assert moved[0] and 5 < sum(moved) < 25
+  assert not any(moved[-5:])
+
+
+def test_beyond_the_end_holds_the_last_frame(constant):
+  clip = frames.load_frames(constant, 5, start=2.5, duration=2)
+  assert [index_of(picture) for picture in clip] == [25, 27] + [29] * 8
+
+
+def test_streams(constant):
+  pictures = frames.read_frames(constant, 1000, duration=1e6)
+  taken = list(itertools.islice(pictures, 150))
+  assert index_of(taken[-1]) == 1
+  assert taken[0] is taken[99] and not taken[0].flags.writeable
+  pictures.close()
+
+
+def test_nothing_decodes(tmp_path, truncated):
+  data = bytearray(truncated.read_bytes())
+  at = data.index(b'mdat') + 4
+  data[at:] = bytes(len(data) - at)
+  path = tmp_path / 'zeros.mp4'
+  path.write_bytes(data)
+  with pytest.raises(errors.MediaError, match=r'zeros\.mp4'):
+    frames.load_frames(path, 10)
+
+
+def test_bad_input(sound, constant, empty, tmp_path, tone):
+  with pytest.raises(errors.MediaError, match='no video stream'):
+    frames.load_frames(sound, 10)
+  with pytest.raises(errors.MediaError, match='no video stream'):
+    frames.load_frames(sound, 10, duration=1)
+  with pytest.raises(errors.MediaError, match='ends before'):
+    frames.load_frames(constant, 10, start=3)
+  with pytest.raises(errors.MediaError, match='empty'):
+    frames.load_frames(empty, 10)
+  for arguments in (
+    {'rate': 0},
+    {'rate': 1, 'start': -1},
+    {'rate': 1, 'size': (0, 4)},
+    {'rate': 1, 'duration': 0},
+  ):
+    with pytest.raises(ValueError):
+      frames.load_frames(constant, **arguments)
+  late = write_audio(tmp_path / 'a.mp4', tone, 44_100, 'aac', video_start=0.5)
+  assert len(frames.load_frames(late, 10)) == 20

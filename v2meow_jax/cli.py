@@ -1,0 +1,71 @@
+"""`v2meow COMMAND ...`: runs one entry point, imported only then, and turns bad input into one sentence."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+COMMANDS = {
+  'generate': 'music for a video, from a bundle',
+  'prepare': 'media files to a dataset of clips x streams',
+  'visualize': 'paired video for music, rendered from it',
+  'fit-semantic': 'clusters for the semantic tokens, from a dataset',
+  'train': 'a codec or a stage, configured by gin',
+  'evaluate': 'a bundle on a dataset: losses, entropies, reconstruction',
+  'export': 'runs to one bundle',
+}
+
+USAGE = 'usage: v2meow COMMAND [options]; v2meow COMMAND --help says more\n\n' + '\n'.join(
+  f'  {name:<14}{text}' for name, text in COMMANDS.items()
+)
+
+
+def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+  """Exit status of an entry point: 2 and one sentence on standard error where the input is at fault.
+
+  `--debug` anywhere shows the traceback as well.
+  """
+  from v2meow_jax import errors
+
+  debug = '--debug' in argv
+  argv = [argument for argument in argv if argument != '--debug']
+  try:
+    return main(argv) or 0
+  except errors.InputError as error:
+    message = str(error)
+  except OSError as error:
+    if isinstance(error, BrokenPipeError):
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      return 141
+    where = f'{error.filename}: ' if error.filename else ''
+    message = f'{where}{error.strerror or error}'
+  except KeyboardInterrupt:
+    print('v2meow: interrupted', file=sys.stderr)
+    return 130
+  if debug:
+    traceback.print_exc()
+  print(f'v2meow: {" ".join(message.split())}', file=sys.stderr)
+  return 2
+
+
+def main(argv: list[str] | None = None) -> int:
+  """The console command."""
+  argv = sys.argv[1:] if argv is None else argv
+  if not argv or argv[0] in ('-h', '--help', 'help'):
+    print(USAGE)
+    return 0 if argv else 2
+  if argv[0] == '--version':
+    from v2meow_jax import __version__
+
+    print(__version__)
+    return 0
+  if argv[0] not in COMMANDS:
+    print(f'v2meow: there is no command {argv[0]!r}; v2meow --help lists them', file=sys.stderr)
+    return 2
+  module = importlib.import_module(f'v2meow_jax.{argv[0].replace("-", "_")}')
+  return run(module.main, argv[1:])
+
+
+if __name__ == '__main__':
+  sys.exit(main())

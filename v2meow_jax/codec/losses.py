@@ -1,0 +1,71 @@
+"""Reconstruction losses of a codec. Every loss is a mean over frames and bins, and over the scales."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from v2meow_jax.codec import spectrogram
+
+MEL_WINDOWS = (64, 128, 256, 512, 1024, 2048)  # 2^6 .. 2^11, SoundStream, section III-F
+
+
+def multi_scale_mel(
+  audio: Float[Array, 'batch samples'], target: Float[Array, 'batch samples'], sample_rate: int
+) -> Array:
+  """L1 of mel magnitudes plus alpha x L2 of their logarithms, 64 bins, hop a quarter of the window.
+
+  SoundStream, equations 4 and 5, with alpha = sqrt(window / 2). The L2 term is the norm over the
+  bins of a frame, as there; both terms are means over frames, the L1 term also over bins, and the
+  scales are averaged (the paper sums; with a fixed set of scales that is a constant factor).
+  """
+  total = 0.0
+  for window in MEL_WINDOWS:
+    ours = spectrogram.mel(audio, sample_rate, window, window // 4, 64)
+    theirs = spectrogram.mel(target, sample_rate, window, window // 4, 64)
+    linear = jnp.mean(jnp.abs(ours - theirs))
+    # 1e-3: below the noise of 16-bit audio in these units; the gradient of the norm needs a floor too.
+    log = jnp.log(ours + 1e-3) - jnp.log(theirs + 1e-3)
+    alpha = jnp.sqrt(window / 2.0)
+    total += linear + alpha * jnp.mean(jnp.sqrt(jnp.mean(log**2, -1) + 1e-6))
+  return total / len(MEL_WINDOWS)
+
+
+def spectral_convergence_and_complex(
+  audio: Float[Array, 'batch samples'], target: Float[Array, 'batch samples'], windows: tuple[int, ...]
+) -> tuple[Array, Array]:
+  """Relative errors of the magnitude and of the complex spectrum, averaged over windows.
+
+  Spectral convergence is ||abs(X) - abs(Y)|| / ||Y|| (Arik et al. 2018), the complex term
+  ||X - Y|| / ||Y||: without the latter nothing holds the phase.
+  """
+  convergence, complex_error = 0.0, 0.0
+  for window in windows:
+    ours = spectrogram.stft(audio, window, window // 4)
+    theirs = spectrogram.stft(target, window, window // 4)
+    # Safe magnitudes: the gradient of abs at zero is undefined.
+    magnitude = lambda x: jnp.sqrt(x.real**2 + x.imag**2 + 1e-9)  # noqa: E731
+    scale = jnp.sqrt(jnp.sum(theirs.real**2 + theirs.imag**2) + 1e-3)
+    convergence += jnp.sqrt(jnp.sum((magnitude(ours) - magnitude(theirs)) ** 2) + 1e-6) / scale
+    difference = ours - theirs
+    complex_error += jnp.sqrt(jnp.sum(difference.real**2 + difference.imag**2) + 1e-6) / scale
+  return convergence / len(windows), complex_error / len(windows)
+
+
+def log_mel_distance(
+  audio: Float[Array, 'batch samples'], target: Float[Array, 'batch samples'], sample_rate: int
+) -> Array:
+  """Mean absolute difference of natural-logarithm mel spectra: window 1024, hop 256, 80 bins, floor 1e-5.
+
+  The measure that codec papers print as "mel distance" or "Mel L1" (there too without discounting silence).
+  """
+  ours = spectrogram.mel(audio, sample_rate, 1024, 256, 80)
+  theirs = spectrogram.mel(target, sample_rate, 1024, 256, 80)
+  return jnp.mean(jnp.abs(jnp.log(jnp.maximum(ours, 1e-5)) - jnp.log(jnp.maximum(theirs, 1e-5))))
+
+
+def si_sdr(audio: Float[Array, 'batch samples'], target: Float[Array, 'batch samples']) -> Float[Array, ' batch']:
+  """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019), both signals centred first."""
+  audio = audio - jnp.mean(audio, -1, keepdims=True)
+  target = target - jnp.mean(target, -1, keepdims=True)
+  scale = jnp.sum(audio * target, -1, keepdims=True) / (jnp.sum(target**2, -1, keepdims=True) + 1e-8)
+  signal, noise = scale * target, audio - scale * target
+  return 10 * jnp.log10((jnp.sum(signal**2, -1) + 1e-8) / (jnp.sum(noise**2, -1) + 1e-8))

@@ -1,0 +1,179 @@
+"""Residual vector quantisation with codebooks learned by moving averages (SoundStream, sections III-C and III-D).
+
+The codebooks are data, not parameters: no gradient reaches them. They follow exponential moving
+averages of the residuals assigned to them, start from k-means, and a code that is hardly used is
+replaced by a random residual of the current batch.
+"""
+
+import dataclasses
+
+import flax.struct
+import gin
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from v2meow_jax import errors
+from v2meow_jax.encoders import kmeans
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class QuantizerConfig:
+  """Settings of the residual quantiser.
+
+  Attributes:
+    levels: codebooks, each quantising what the ones before left over.
+    codes: entries of a codebook.
+    dimension: of the vectors quantised.
+    decay: of the moving averages, a step.
+    dead_below: a code whose moving average of uses in a batch falls below this is replaced
+      (SoundStream: 2, for its batches; a small batch needs less).
+    level_dropout: train each example on its first n levels, n uniform in [1, levels], so that one
+      model serves all bit rates.
+  """
+
+  levels: int = 12
+  codes: int = 1024
+  dimension: int = 128
+  decay: float = 0.99
+  dead_below: float = 2.0
+  level_dropout: bool = True
+
+  def __post_init__(self):
+    if min(self.levels, self.codes - 1, self.dimension) < 1:
+      raise errors.ConfigError('quantiser: levels and dimension must be at least 1 and codes at least 2')
+    if not 0 < self.decay < 1:
+      raise errors.ConfigError(f'quantiser: decay {self.decay} is not between 0 and 1')
+
+
+@flax.struct.dataclass
+class Codebooks:
+  """vectors [levels, codes, dimension], and the moving averages that they are the quotient of."""
+
+  vectors: Float[Array, 'levels codes dimension']
+  counts: Float[Array, 'levels codes']
+  sums: Float[Array, 'levels codes dimension']
+
+
+def empty(config: QuantizerConfig) -> Codebooks:
+  """Codebooks of zeros, to be filled by `fit`."""
+  shape = (config.levels, config.codes)
+  return Codebooks(
+    vectors=jnp.zeros((*shape, config.dimension)),
+    counts=jnp.zeros(shape),
+    sums=jnp.zeros((*shape, config.dimension)),
+  )
+
+
+def fit(config: QuantizerConfig, key: Array, latents: Float[Array, 'n d'], uses: float) -> Codebooks:
+  """Codebooks by k-means, level after level, on the residuals of `latents`.
+
+  Args:
+    config: of the quantiser.
+    key: random key.
+    latents: vectors to be quantised; more than `codes` of them to be of use.
+    uses: what the moving average of uses starts at, a code: frames of a batch over codes.
+  """
+  vectors = []
+  residual = latents
+  for level_key in jax.random.split(key, config.levels):
+    centres = kmeans.fit(level_key, residual, config.codes, iterations=10)
+    residual = residual - centres[kmeans.nearest(residual, centres)]
+    vectors.append(centres)
+  stacked = jnp.stack(vectors)
+  counts = jnp.full((config.levels, config.codes), uses)
+  return Codebooks(vectors=stacked, counts=counts, sums=stacked * uses)
+
+
+def encode(
+  vectors: Float[Array, 'levels codes d'], latents: Float[Array, '*n d']
+) -> tuple[Int[Array, '*n levels'], Float[Array, '*n levels d']]:
+  """Codes of each level, and the residual that each level saw."""
+  codes, residuals = [], []
+  residual = latents
+  for level in vectors:
+    index = kmeans.nearest(residual, level)
+    codes.append(index)
+    residuals.append(residual)
+    residual = residual - level[index]
+  return jnp.stack(codes, -1), jnp.stack(residuals, -2)
+
+
+def decode(vectors: Float[Array, 'levels codes d'], codes: Int[Array, '*n used']) -> Float[Array, '*n d']:
+  """Sum of the vectors that the codes of the first `used` levels name."""
+  return sum(vectors[k][codes[..., k]] for k in range(codes.shape[-1]))
+
+
+def quantize(
+  config: QuantizerConfig,
+  books: Codebooks,
+  latents: Float[Array, 'batch time d'],
+  key: Array | None = None,
+) -> tuple[Float[Array, 'batch time d'], Array, Int[Array, 'batch time levels'], tuple[Array, Array]]:
+  """Quantises with a straight-through gradient.
+
+  Args:
+    config: of the quantiser.
+    books: the codebooks.
+    latents: what to quantise.
+    key: for level dropout; None uses all levels.
+
+  Returns:
+    (quantised, commitment, codes, observed): `commitment` is the mean over the levels in use of the
+    squared distance to the chosen code (a mean over dimensions); `observed` is what `update` takes.
+  """
+  fixed = jax.lax.stop_gradient(books.vectors)
+  codes, residuals = encode(fixed, latents)
+  batch = latents.shape[0]
+  if key is not None and config.level_dropout:
+    used = jax.random.randint(key, (batch,), 1, config.levels + 1)
+  else:
+    used = jnp.full((batch,), config.levels)
+  mask = (jnp.arange(config.levels) < used[:, None]).astype(latents.dtype)[:, None, :]
+  chosen = jnp.stack([fixed[k][codes[..., k]] for k in range(config.levels)], -2)
+  quantised = jnp.einsum('btld,bxl->btd', chosen, mask)
+  # Each level's residual carries a gradient to the latents: the codes before it are constants.
+  squared = jnp.mean((residuals - chosen) ** 2, -1)
+  commitment = jnp.sum(squared * mask) / (jnp.sum(mask) * latents.shape[1])
+  straight = latents + jax.lax.stop_gradient(quantised - latents)
+  weights = jnp.broadcast_to(mask, codes.shape)
+  return straight, commitment, codes, (jax.lax.stop_gradient(residuals), weights)
+
+
+def update(
+  config: QuantizerConfig, books: Codebooks, codes: Int[Array, 'batch time levels'], observed, key: Array
+) -> Codebooks:
+  """Moves the codebooks towards the residuals assigned to them, and replaces dead codes."""
+  residuals, weights = observed
+
+  def update_level(vectors, counts, sums, index, residual, weight, key):
+    index, weight = index.reshape(-1), weight.reshape(-1)
+    residual = residual.reshape(-1, config.dimension)
+    uses = jnp.zeros(config.codes).at[index].add(weight)
+    total = jnp.zeros_like(sums).at[index].add(residual * weight[:, None])
+    counts = config.decay * counts + (1 - config.decay) * uses
+    sums = config.decay * sums + (1 - config.decay) * total
+    dead = counts < config.dead_below
+    drawn = residual[jax.random.randint(key, (config.codes,), 0, index.shape[0])]
+    # A new code starts with an average share of uses, so that it has time to attract frames.
+    share = jnp.maximum(index.shape[0] / config.codes, config.dead_below)
+    counts = jnp.where(dead, share, counts)
+    sums = jnp.where(dead[:, None], drawn * share, sums)
+    vectors = jnp.where(dead[:, None], drawn, sums / jnp.maximum(counts, 1e-6)[:, None])
+    return vectors, counts, sums
+
+  vectors, counts, sums = jax.vmap(update_level, in_axes=(0, 0, 0, -1, -2, -1, 0))(
+    books.vectors, books.counts, books.sums, codes, residuals, weights, jax.random.split(key, config.levels)
+  )
+  return Codebooks(vectors=vectors, counts=counts, sums=sums)
+
+
+def usage(codes: Int[Array, '*n levels'], vocabulary: int) -> tuple[Float[Array, ' levels'], Float[Array, ' levels']]:
+  """Share of the codes in use, and perplexity of their distribution, a level."""
+  levels = codes.shape[-1]
+  flat = codes.reshape(-1, levels)
+  counts = jax.vmap(lambda c: jnp.zeros(vocabulary).at[c].add(1.0), in_axes=1)(flat)
+  share = counts / flat.shape[0]
+  entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.maximum(share, 1e-12)), 0.0), -1)
+  return jnp.mean(counts > 0, -1), jnp.exp(entropy)

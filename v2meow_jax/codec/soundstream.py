@@ -1,0 +1,118 @@
+"""SoundStream's encoder and decoder: causal convolutions on the waveform (Zeghidour et al. 2021, section III)."""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import gin
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from v2meow_jax import errors
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class SoundStreamConfig:
+  """Settings of the network.
+
+  Attributes:
+    strides: of the encoder's blocks; their product is the hop in samples.
+    channels: C of the paper; block i has C x 2^(i + 1).
+    dilations: of a block's residual units.
+  """
+
+  strides: tuple[int, ...] = (3, 4, 5, 8)
+  channels: int = 32
+  dilations: tuple[int, ...] = (1, 3, 9)
+
+  def __post_init__(self):
+    object.__setattr__(self, 'strides', tuple(self.strides))
+    object.__setattr__(self, 'dilations', tuple(self.dilations))
+    if self.channels < 1 or not self.strides or min(*self.strides, *self.dilations) < 1:
+      raise errors.ConfigError('SoundStream: channels, strides and dilations must be positive')
+
+  @property
+  def hop(self) -> int:
+    """Samples a frame."""
+    return math.prod(self.strides)
+
+  def build(self, audio_channels: int, dimension: int) -> 'SoundStreamNetwork':
+    """The network between `audio_channels` and latents of `dimension`."""
+    return SoundStreamNetwork(self, audio_channels, dimension)
+
+
+class CausalConv(nn.Module):
+  """Convolution that sees no later sample: [batch, time, in] -> [batch, time / stride, features]."""
+
+  features: int
+  kernel: int
+  stride: int = 1
+  dilation: int = 1
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b t c']) -> Float[Array, 'b u features']:
+    pad = (self.kernel - 1) * self.dilation - (self.stride - 1)
+    x = jnp.pad(x, ((0, 0), (pad, 0), (0, 0)))
+    return nn.Conv(
+      self.features, (self.kernel,), strides=self.stride, kernel_dilation=self.dilation, padding='VALID', name='conv'
+    )(x)
+
+
+class CausalConvTranspose(nn.Module):
+  """Transposed convolution with kernel 2 x stride, trimmed at the end so that it is causal."""
+
+  features: int
+  stride: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b t c']) -> Float[Array, 'b u features']:
+    conv = nn.ConvTranspose(self.features, (2 * self.stride,), strides=(self.stride,), padding='VALID', name='conv')
+    return conv(x)[:, : x.shape[1] * self.stride]
+
+
+class ResidualUnit(nn.Module):
+  """Dilated convolution of kernel 7, then 1 x 1, each after an ELU, around a skip connection."""
+
+  dilation: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b t c']) -> Float[Array, 'b t c']:
+    channels = x.shape[-1]
+    y = CausalConv(channels, 7, dilation=self.dilation)(nn.elu(x))
+    return x + CausalConv(channels, 1)(nn.elu(y))
+
+
+class SoundStreamNetwork(nn.Module):
+  """Encoder and decoder around the latents that the quantiser sees."""
+
+  config: SoundStreamConfig
+  audio_channels: int
+  dimension: int
+
+  def setup(self):
+    config = self.config
+    width = config.channels
+    encoder: list = [CausalConv(width, 7)]
+    for stride in config.strides:
+      encoder += [ResidualUnit(d) for d in config.dilations]
+      width *= 2
+      encoder += [nn.elu, CausalConv(width, 2 * stride, stride=stride)]
+    self.encoder = nn.Sequential([*encoder, nn.elu, CausalConv(self.dimension, 3)])
+    decoder: list = [CausalConv(width, 7)]
+    for stride in reversed(config.strides):
+      width //= 2
+      decoder += [nn.elu, CausalConvTranspose(width, stride)]
+      decoder += [ResidualUnit(d) for d in config.dilations]
+    self.decoder = nn.Sequential([*decoder, nn.elu, CausalConv(self.audio_channels, 7)])
+
+  def encode(self, audio: Float[Array, 'batch samples channels']) -> Float[Array, 'batch time dimension']:
+    """Latents; `samples` is a multiple of the hop."""
+    return self.encoder(audio)
+
+  def decode(self, latents: Float[Array, 'batch time dimension']) -> Float[Array, 'batch samples channels']:
+    """Audio of time x hop samples."""
+    return self.decoder(latents)
+
+  def __call__(self, audio):
+    return self.decode(self.encode(audio))

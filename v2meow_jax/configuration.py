@@ -1,0 +1,95 @@
+"""gin from the command line, T5X's way: `--gin_file=F`, `--gin.NAME=VALUE`, `--gin_search_paths=A,B`."""
+
+import argparse
+import pathlib
+from collections.abc import Callable
+
+import gin
+
+from v2meow_jax import errors
+
+MODULES = (
+  'v2meow_jax.streams',
+  'v2meow_jax.stages',
+  'v2meow_jax.partitioning',
+  'v2meow_jax.codec.codec',
+  'v2meow_jax.codec.trainable',
+  'v2meow_jax.models.trainable',
+  'v2meow_jax.training.optimizers',
+  'v2meow_jax.data.batches',
+)
+
+
+def gin_directory() -> pathlib.Path:
+  """The shipped gin files: inside the package where it is installed, beside it in a checkout."""
+  package = pathlib.Path(__file__).resolve().parent
+  inside = package / 'gin'
+  return inside if inside.is_dir() else package.parent / 'gin'
+
+
+def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+  """An argument parser with gin's flags; `--gin.NAME=VALUE` is left to `parse`."""
+  made = argparse.ArgumentParser(
+    prog=prog,
+    description=description,
+    epilog='--gin.NAME=VALUE binds a parameter or macro, e.g. --gin.MODEL_DIR=\'"runs/a"\'',
+    allow_abbrev=False,
+  )
+  made.add_argument('--gin_file', action='append', default=[], help='may be given several times')
+  made.add_argument('--gin_search_paths', default='', help='comma-separated; the shipped files come last')
+  return made
+
+
+def parse(made: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+  """Parses the flags; `bindings` holds the gin ones."""
+  bindings = [argument.removeprefix('--gin.') for argument in argv if argument.startswith('--gin.')]
+  args = made.parse_args([argument for argument in argv if not argument.startswith('--gin.')])
+  for binding in bindings:
+    if '=' not in binding:
+      raise errors.ConfigError(f'--gin.{binding}: a binding reads --gin.NAME=VALUE')
+  args.bindings = bindings
+  return args
+
+
+def load(args: argparse.Namespace, register: Callable | None = None) -> None:
+  """Imports what gin may name, then reads files and bindings.
+
+  Raises:
+    errors.ConfigError: a missing file, an unknown name, a value that is not Python.
+  """
+  import importlib
+
+  for module in MODULES:
+    importlib.import_module(module)
+  if register:
+    register()
+  try:
+    importlib.import_module('v2meow_jax.data.seqio_tasks')
+  except ModuleNotFoundError as error:
+    if (error.name or '').partition('.')[0] not in ('seqio', 'tensorflow', 'tensorflow_datasets'):
+      raise
+  for path in [*filter(None, args.gin_search_paths.split(',')), str(gin_directory())]:
+    gin.add_config_file_search_path(path)
+  if not args.gin_file:
+    raise errors.ConfigError('no --gin_file is given; recipes are under gin/recipes, e.g. recipes/tiny_codec.gin')
+  with explained('the gin configuration'):
+    gin.parse_config_files_and_bindings(args.gin_file, args.bindings, finalize_config=False)
+
+
+class explained:  # noqa: N801 (a context manager, read as a word)
+  """Turns gin's exceptions into `errors.ConfigError` with gin's own first line."""
+
+  def __init__(self, what: str):
+    self._what = what
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, traceback):
+    if kind is None or issubclass(kind, errors.InputError):
+      return False
+    if issubclass(kind, ValueError | TypeError | SyntaxError | KeyError | NameError | OSError | AttributeError):
+      lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [kind.__name__]
+      told = lines[0] if len(lines) == 1 else f'{lines[0]} ({lines[-1]})'
+      raise errors.ConfigError(f'{self._what}: {told}') from error
+    return False

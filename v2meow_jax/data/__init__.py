@@ -1,0 +1,1 @@
+"""Datasets of clips x streams: format, preparation, computed order, SeqIO, and the visualizer."""

@@ -1,0 +1,112 @@
+"""Batches of crops for training, read in the computed order. Needs neither TensorFlow nor SeqIO.
+
+A batch is a dictionary; for every stream it holds
+
+    NAME          [batch, n, width] float32 embeddings, int32 tokens or int16 audio
+    NAME/mask     [batch, n] bool: False where the clip had ended or lacks the stream
+    NAME/offset   [batch] float32: start of element 0 minus start of the crop, in seconds
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from fractions import Fraction
+
+import gin
+import numpy as np
+
+from v2meow_jax import errors
+from v2meow_jax.data import order
+from v2meow_jax.data.dataset import Dataset
+from v2meow_jax.stages import Stage
+from v2meow_jax.streams import Stream
+
+DTYPES = {'embedding': np.float32, 'tokens': np.int32, 'audio': np.int16}
+
+
+def crop(dataset: Dataset, clip: int, start: Fraction, seconds: Fraction) -> dict[str, np.ndarray]:
+  """One example: every stream of the dataset from `start` for `seconds`, padded to its fixed length."""
+  example = {}
+  for stream in dataset.streams:
+    length, first = stream.length(seconds), stream.index(start)
+    found = dataset.read(stream, clip, first, first + length)
+    values = np.zeros((length, stream.width), DTYPES[stream.kind])
+    values[: len(found)] = found
+    example[stream.name] = values
+    example[f'{stream.name}/mask'] = np.arange(length) < len(found)
+    offset = first / stream.rate - start if stream.rate else 0
+    example[f'{stream.name}/offset'] = np.float32(offset)
+  return example
+
+
+class CropSource:
+  """Examples of a run by their number.
+
+  Args:
+    dataset: a split with the streams wanted.
+    crop_seconds: length of a crop.
+    seed: of order and crops.
+  """
+
+  def __init__(self, dataset: Dataset, crop_seconds: Fraction, seed: int):
+    self.dataset, self.crop_seconds, self.seed = dataset, Fraction(crop_seconds), seed
+    rates = [stream.rate for stream in dataset.streams if stream.rate]
+    # Crops start where an element of the slowest stream does, so that it is never cut between two.
+    self.grid = min(rates) if rates else Fraction(1)
+    self._durations = [Fraction(clip.duration).limit_denominator(10**6) for clip in dataset.clips]
+
+  def place(self, n: int) -> tuple[int, Fraction]:
+    """(clip, start in seconds) of example n."""
+    clip, epoch = order.locate(n, len(self.dataset.clips), self.seed)
+    clip_id = self.dataset.clips[clip].id
+    return clip, order.crop_start(
+      clip_id, epoch, self.seed, self._durations[clip], self.crop_seconds, self.grid
+    )
+
+  def __getitem__(self, n: int) -> dict[str, np.ndarray]:
+    return crop(self.dataset, *self.place(n), self.crop_seconds)
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class ClipBatches:
+  """Batches straight from the memory-mapped shards.
+
+  Attributes:
+    dataset_dir: of a prepared dataset.
+    streams: what an example holds.
+    crop_seconds: length of a crop, in seconds.
+    batch_size: examples a batch.
+    split: `train` or `validation`.
+    seed: of order and crops.
+  """
+
+  dataset_dir: str
+  streams: tuple[Stream, ...]
+  crop_seconds: Fraction
+  batch_size: int
+  split: str = 'train'
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.batch_size < 1:
+      raise errors.ConfigError(f'batch_size {self.batch_size} is not a positive number')
+
+  def source(self) -> CropSource:
+    """The examples behind the batches."""
+    return CropSource(
+      Dataset(self.dataset_dir, self.split, tuple(self.streams)), Fraction(self.crop_seconds), self.seed
+    )
+
+  def start(self, position: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches from example number `position` on, without end."""
+    source = self.source()
+    while True:
+      examples = [source[n] for n in range(position, position + self.batch_size)]
+      yield {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+      position += self.batch_size
+
+
+@gin.register
+def stage_batches(stage: Stage, dataset_dir: str, batch_size: int, split: str = 'train', seed: int = 0) -> ClipBatches:
+  """`ClipBatches` with the streams and the crop of a stage."""
+  return ClipBatches(dataset_dir, stage.streams, stage.crop_seconds, batch_size, split, seed)

@@ -1,0 +1,139 @@
+"""A prepared dataset: the clip table and the streams that lie beside it.
+
+    DIR/clips.jsonl            id, source, start, duration, split, video, audio, caption, licence a clip
+    DIR/streams.json           what each stream is, and what made it
+    DIR/<stream>/<version>/    TFRecord shards with offset indexes; also a TFDS dataset
+    DIR/rejected.jsonl         rows and streams that could not be prepared, with the reason
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+from v2meow_jax import errors
+from v2meow_jax.data import records
+from v2meow_jax.streams import Stream
+
+SPLITS = ('train', 'validation')
+VERSION = '1.0.0'
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """A row of the clip table; times in seconds within the media files."""
+
+  id: str
+  source: str
+  start: float
+  duration: float
+  split: str
+  video: str | None = None
+  audio: str | None = None
+  caption: str = ''
+  licence: str = ''
+
+
+def read_clips(directory: pathlib.Path) -> list[Clip]:
+  """The clip table.
+
+  Raises:
+    errors.DatasetError: there is none, or a line of it is damaged.
+  """
+  path = pathlib.Path(directory) / 'clips.jsonl'
+  if not path.is_file():
+    raise errors.DatasetError(f'{directory}: no clips.jsonl there; it is not a prepared dataset, see v2meow prepare')
+  clips = []
+  for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+      clips.append(Clip(**json.loads(line)))
+    except (json.JSONDecodeError, TypeError) as error:
+      raise errors.DatasetError(f'{path}, line {number}: not a clip ({error}); prepare the dataset again') from error
+  return clips
+
+
+def read_streams(directory: pathlib.Path) -> dict[str, dict]:
+  """`streams.json`: stream name -> its settings, shard counts and what made it; empty where there is none."""
+  path = pathlib.Path(directory) / 'streams.json'
+  if not path.is_file():
+    return {}
+  try:
+    return json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise errors.DatasetError(f'{path}: not JSON ({error}); prepare the dataset again') from error
+
+
+def stream_of(entry: dict) -> Stream:
+  """The stream that an entry of `streams.json` describes."""
+  return Stream(entry['name'], entry['kind'], entry['rate'], entry['width'], entry['codes'])
+
+
+def shard_counts(clips: list[Clip], clips_a_shard: int) -> dict[str, int]:
+  """Shards a split; the same for every stream of a dataset."""
+  return {
+    split: -(-sum(clip.split == split for clip in clips) // clips_a_shard)
+    for split in SPLITS
+    if any(clip.split == split for clip in clips)
+  }
+
+
+class Dataset:
+  """Reads crops of one split of a prepared dataset; safe to share between threads.
+
+  Args:
+    directory: of the dataset.
+    split: `train` or `validation`.
+    streams: those that are wanted, as the model is configured for them.
+
+  Raises:
+    errors.DatasetError: a stream is missing or is not what the model is configured for.
+  """
+
+  def __init__(self, directory: str | pathlib.Path, split: str, streams: tuple[Stream, ...]):
+    self.directory = pathlib.Path(directory)
+    self.streams = streams
+    self.clips = [clip for clip in read_clips(self.directory) if clip.split == split]
+    if not self.clips:
+      raise errors.DatasetError(f'{directory}: no clip is in split {split!r}')
+    self.entries = read_streams(self.directory)
+    self._readers: dict[str, list[records.ShardReader]] = {}
+    for stream in streams:
+      self._check(stream)
+      count = self.entries[stream.name]['shards'][split]
+      folder = self.directory / stream.name / VERSION
+      self._readers[stream.name] = [
+        records.ShardReader(records.shard_path(folder, stream, split, shard, count), stream)
+        for shard in range(count)
+      ]
+      if sum(len(reader) for reader in self._readers[stream.name]) != len(self.clips):
+        raise errors.DatasetError(
+          f'{folder}: the records are not those of clips.jsonl; prepare stream {stream.name} again'
+        )
+    self.clips_a_shard = max(len(reader) for reader in self._readers[streams[0].name])
+
+  def _check(self, stream: Stream) -> None:
+    if stream.name not in self.entries:
+      have = ', '.join(sorted(self.entries)) or 'none'
+      raise errors.DatasetError(
+        f'{self.directory}: there is no stream {stream.name!r} (there are: {have}); add it with v2meow prepare'
+      )
+    found = stream_of(self.entries[stream.name])
+    if found != stream:
+      fields = [f.name for f in dataclasses.fields(Stream) if getattr(found, f.name) != getattr(stream, f.name)]
+      told = ', '.join(f'{name} {getattr(found, name)} instead of {getattr(stream, name)}' for name in fields)
+      raise errors.DatasetError(f'{self.directory}: stream {stream.name!r} is not what the model takes: {told}')
+
+  def length(self, stream: Stream, clip: int) -> int:
+    """Elements that a clip has of a stream; 0 where it could not be prepared."""
+    shard, record = divmod(clip, self.clips_a_shard)
+    return self._readers[stream.name][shard].length(record)
+
+  def read(self, stream: Stream, clip: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Elements [n, width] of the clip with this number in the split."""
+    shard, record = divmod(clip, self.clips_a_shard)
+    return self._readers[stream.name][shard].read(record, start, stop)
+
+  def identity(self, stream: Stream) -> dict:
+    """What made a stream: encoder, settings, weights' hash."""
+    return self.entries[stream.name]['made_by']

@@ -1,0 +1,129 @@
+"""One shard of one stream: a TFRecord file, its offset index, and reading from it by position.
+
+A record is a `tf.train.Example` as TFDS writes it: the clip's id and the stream's elements as raw
+little-endian bytes. Beside `NAME.tfrecord-00000-of-00004` lies `NAME.tfrecord-00000-of-00004.index.npy`,
+an int64 array [records, 2]: where in the file a record's elements begin, in bytes, and how many there
+are. A crop is then one slice of a memory map: no TensorFlow, no parsing, nothing read that is not used.
+"""
+
+import os
+import pathlib
+
+import numpy as np
+from jaxtyping import Shaped
+
+from v2meow_jax import errors
+from v2meow_jax.streams import Stream
+
+
+def dataset_name(stream: Stream) -> str:
+  """The stream's name as TFDS wants a dataset's: `audio_semantic`."""
+  return stream.name.replace('/', '_').replace('-', '_').lower()
+
+
+def shard_path(folder: pathlib.Path, stream: Stream, split: str, shard: int, shards: int) -> pathlib.Path:
+  """Path of a shard in a stream's folder."""
+  return folder / f'{dataset_name(stream)}-{split}.tfrecord-{shard:05d}-of-{shards:05d}'
+
+
+def index_path(path: pathlib.Path) -> pathlib.Path:
+  """Path of the offset index beside a shard."""
+  return path.with_name(path.name + '.index.npy')
+
+
+def features(stream: Stream):
+  """The TFDS features of a record."""
+  import tensorflow_datasets as tfds
+
+  return tfds.features.FeaturesDict(
+    {
+      'id': tfds.features.Text(),
+      'elements': tfds.features.Tensor(
+        shape=(None, stream.width), dtype=stream.dtype, encoding=tfds.features.Encoding.BYTES
+      ),
+    }
+  )
+
+
+def write_shard(path: pathlib.Path, stream: Stream, records: list[tuple[str, np.ndarray]]) -> int:
+  """Writes a shard and its index; both appear only when complete, the index last.
+
+  Args:
+    path: of the shard.
+    stream: whose elements these are.
+    records: pairs of a clip's id and its elements [n, width].
+
+  Returns:
+    The shard's size in bytes.
+  """
+  import tensorflow as tf
+
+  spec = features(stream)
+  rows: list[tuple[int, int]] = []
+  offset = 0
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  try:
+    with tf.io.TFRecordWriter(str(temporary)) as writer:
+      for clip_id, elements in records:
+        elements = np.ascontiguousarray(elements, stream.dtype)
+        if elements.ndim != 2 or elements.shape[1] != stream.width:
+          raise ValueError(f'{stream.name}: elements of shape {elements.shape}, not [n, {stream.width}]')
+        serialized = spec.serialize_example({'id': clip_id, 'elements': elements})
+        payload = elements.tobytes()
+        # A TFRecord frames its data with 12 bytes before (length, checksum) and 4 after (checksum).
+        rows.append((offset + 12 + serialized.index(payload), len(elements)))
+        writer.write(serialized)
+        offset += 12 + len(serialized) + 4
+    size = temporary.stat().st_size
+    if size != offset:
+      raise OSError(f'{path}: {size} bytes were written, not {offset}; is the disk full?')
+    index = temporary.with_name(temporary.name + '.npy')
+    np.save(index, np.asarray(rows, np.int64).reshape(-1, 2))
+    os.replace(temporary, path)
+    os.replace(index, index_path(path))
+  finally:
+    for leftover in (temporary, temporary.with_name(temporary.name + '.npy')):
+      leftover.unlink(missing_ok=True)
+  return offset
+
+
+class ShardReader:
+  """Random access to a shard's records by a memory map.
+
+  Args:
+    path: of the shard.
+    stream: whose elements these are.
+
+  Raises:
+    errors.DatasetError: the shard or its index is missing, or they do not belong together.
+  """
+
+  def __init__(self, path: pathlib.Path, stream: Stream):
+    self._stream = stream
+    try:
+      self._index = np.load(index_path(path))
+      self._bytes = np.memmap(path, np.uint8, mode='r') if path.stat().st_size else np.zeros(0, np.uint8)
+    except (FileNotFoundError, ValueError, EOFError) as error:
+      raise errors.DatasetError(
+        f'{path}: the shard or its index is missing or damaged; prepare the stream again'
+      ) from error
+    self._item = stream.dtype.itemsize * stream.width
+    if len(self._index):
+      ends = self._index[:, 0] + self._index[:, 1] * self._item
+      if self._index.min() < 0 or ends.max() > len(self._bytes):
+        raise errors.DatasetError(f'{path}: the file is shorter than its index says; prepare the stream again')
+
+  def __len__(self) -> int:
+    return len(self._index)
+
+  def length(self, record: int) -> int:
+    """Elements of a record."""
+    return int(self._index[record, 1])
+
+  def read(self, record: int, start: int = 0, stop: int | None = None) -> Shaped[np.ndarray, 'n width']:
+    """Elements `start` to `stop` of a record, clipped to what there is."""
+    offset, length = (int(value) for value in self._index[record])
+    start = min(max(start, 0), length)
+    stop = length if stop is None else min(max(stop, start), length)
+    raw = self._bytes[offset + start * self._item : offset + stop * self._item]
+    return np.frombuffer(raw.tobytes(), self._stream.dtype).reshape(stop - start, self._stream.width)

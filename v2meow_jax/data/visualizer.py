@@ -1,0 +1,455 @@
+"""The visualizer: a procedural video for any music, so that paired data exists in any amount.
+
+What it makes is a procedural pairing and not real video. Motion, brightness, colour and cuts follow
+the music's loudness, onsets, timbre, harmony and sections, each link loosened by gains and noise
+drawn per track, because real video follows its music loosely too. Every file is tagged as procedural.
+
+`analyse` turns audio into curves at the frame rate, `render` turns the curves into frames, and
+`visualize` does both from file to file. The same audio, configuration and seed give the same frames,
+bit for bit.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import pathlib
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+
+import av
+import librosa.filters
+import numpy as np
+import scipy.fft
+import scipy.ndimage
+import scipy.sparse
+
+from v2meow_jax import errors
+from v2meow_jax.media import audio as media_audio
+
+SAMPLE_RATE = 44100  # of the audio that is analysed and muxed
+PIXEL = 2  # scenes are drawn at 1 / PIXEL of the frame's size and repeated up
+MIN_SECTION, MAX_SECTION = 4.0, 30.0  # seconds between cuts
+_SNAP = 0.35  # seconds a boundary may move to meet a strong onset
+_STEP_RATE = 4  # Hz at which sections are searched
+_SILENCE = 1e-5  # RMS under which a whole track counts as silent
+_TAU = 2 * np.pi
+
+Fields = tuple[
+  np.ndarray, np.ndarray
+]  # place in the palette in turns, light from 0 to about 1; [height, width]
+
+
+@dataclasses.dataclass(frozen=True)
+class VisualizerConfig:
+  """What is drawn: frames a second, size in pixels (even, as 4:2:0 video asks) and the seed.
+
+  Raises errors.ConfigError where a value cannot be used.
+  """
+
+  frame_rate: int = 12
+  width: int = 192
+  height: int = 108
+  seed: int = 0
+
+  def __post_init__(self):
+    if not 1 <= self.frame_rate <= 60 or self.seed < 0:
+      raise errors.ConfigError(f'frame_rate must be 1 to 60 and seed 0 or more in {self}.')
+    if min(self.width, self.height) < 16 or self.width % 2 or self.height % 2:
+      raise errors.ConfigError(f'width and height must be even and at least 16 in {self}.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+  """Curves of one track, each [frames]; frame i stands for the time from i to i + 1 over frame_rate."""
+
+  frame_rate: int
+  energy: np.ndarray  # float32 in [0, 1]: loudness in dB, over the track's own range
+  onset: np.ndarray  # float32 in [0, 1]: strength of the strongest attack in the frame
+  timbre: np.ndarray  # float32 in [0, 1]: spectral centroid on the mel scale, dark to bright
+  hue: np.ndarray  # float32 in [0, 1): direction of the chroma on the circle of fifths
+  clarity: np.ndarray  # float32 in [0, 1]: how far the chroma points one way; 0 for noise
+  cuts: np.ndarray  # bool: True on the first frame of every section but the first
+  fingerprint: int  # CRC-32 of the audio, so that two tracks differ under one seed
+
+
+def analyse(audio: np.ndarray, sample_rate: int, frame_rate: int = 12) -> Analysis:
+  """Measures what the video is to follow.
+
+  Args:
+    audio: float32 [samples], mono.
+    sample_rate: in Hz, at least 8000.
+    frame_rate: of the curves, in Hz.
+
+  Raises errors.InputError if the audio is empty, not mono or not finite.
+  """
+  audio = np.ascontiguousarray(audio, np.float32)
+  if audio.ndim != 1 or not len(audio):
+    raise errors.InputError(f'audio to analyse must be [samples] and not empty, but has shape {audio.shape}.')
+  if sample_rate < 8000:
+    raise errors.InputError(f'audio to analyse must be at 8000 Hz or more, not at {sample_rate}.')
+  if not np.isfinite(audio).all():
+    raise errors.InputError('audio to analyse holds values that are not finite.')
+  frames = max(1, round(len(audio) / sample_rate * frame_rate))
+
+  # Short windows place attacks; chroma needs long ones, to tell the semitones of the low octaves apart.
+  n_fft = 2 ** round(np.log2(sample_rate * 0.046))
+  hop, slow_hop = n_fft // 2, n_fft * 2
+  mel_bands = librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=40, fmax=min(11000, sample_rate / 2))
+  mel = _spectra(audio, n_fft, hop, scipy.sparse.csr_array(mel_bands))
+  chroma = _spectra(audio, n_fft * 4, slow_hop, _chroma_bands(sample_rate, n_fft * 4))
+  log_mel = np.log10(np.maximum(mel, max(mel.max() * 1e-3, 1e-9)))
+
+  def at_frames(curve: np.ndarray, hop: int, reduce=np.add, rate: float = frame_rate, count: int = frames):
+    starts = np.ceil(np.arange(count) * sample_rate / rate / hop).astype(int).clip(0, curve.shape[-1] - 1)
+    total = reduce.reduceat(curve, starts, axis=-1)
+    return total if reduce is np.maximum else total / np.diff(starts, append=curve.shape[-1]).clip(1)
+
+  energy = _energy(audio, sample_rate, frame_rate, frames)
+  # An attack first shows in a window that ends just after it, so its flux is filed one hop later.
+  flux = np.maximum(np.diff(log_mel, axis=1, prepend=log_mel[:, :1]), 0).mean(0)
+  flux = np.concatenate([[0], np.maximum(flux - scipy.ndimage.uniform_filter1d(flux, 43), 0)])
+  onset = at_frames(flux, hop, np.maximum)
+  onset = np.clip(onset / max(np.percentile(onset, 98), 0.05), 0, 1)
+
+  level = mel.sum(0)
+  centroid = (np.arange(len(mel)) / len(mel)) @ mel / np.maximum(level, 1e-9)
+  centroid = scipy.ndimage.gaussian_filter1d(at_frames(centroid, hop), frame_rate * 0.15)
+  low, high = np.percentile(centroid, [3, 97])
+  middle, span = (low + high) / 2, max(high - low, 0.15)  # a steady timbre stays in the middle
+  timbre = np.clip((centroid - middle) / span + 0.5, 0, 1)
+
+  turn = np.exp(2j * np.pi * (np.arange(12) * 7 % 12) / 12)
+  arrow = at_frames(turn @ chroma, slow_hop)
+  total = at_frames(chroma.sum(0), slow_hop)
+  arrow = scipy.ndimage.gaussian_filter1d(arrow, frame_rate * 0.7)
+  total = scipy.ndimage.gaussian_filter1d(total, frame_rate * 0.7)
+  clarity = np.clip(2 * np.abs(arrow) / np.maximum(total, 1e-6), 0, 1)
+
+  steps = max(1, int(len(audio) / sample_rate * _STEP_RATE))
+  mel_steps = at_frames(log_mel, hop, rate=_STEP_RATE, count=steps)
+  chroma_steps = at_frames(chroma / np.maximum(chroma.sum(0), 1e-6), slow_hop, rate=_STEP_RATE, count=steps)
+  cuts = _cuts(_novelty(mel_steps, chroma_steps), onset, frame_rate)
+  curves = {'energy': energy, 'onset': onset, 'timbre': timbre, 'clarity': clarity}
+  return Analysis(
+    frame_rate=frame_rate,
+    hue=(np.angle(arrow) / (_TAU) % 1).astype(np.float32) % 1,  # rounding to float32 may give 1
+    cuts=cuts,
+    fingerprint=zlib.crc32(audio),
+    **{name: curve.astype(np.float32) for name, curve in curves.items()},
+  )
+
+
+def _spectra(audio: np.ndarray, n_fft: int, hop: int, bands: scipy.sparse.csr_array) -> np.ndarray:
+  """Band magnitudes [bands, 1 + samples // hop] of centred Hann windows, in blocks to bound memory."""
+  # Sparse products run in one fixed order, so the result does not hang on the number of BLAS threads.
+  padded = np.pad(audio, n_fft // 2)
+  windows = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
+  hann = (0.5 - 0.5 * np.cos(_TAU * np.arange(n_fft) / n_fft)).astype(np.float32)
+  across = bands.astype(np.float32).T.tocsc()
+  block = max(1, 2**20 // n_fft)
+  parts = []
+  for start in range(0, len(windows), block):
+    bins = scipy.fft.rfft(windows[start : start + block] * hann, axis=1)
+    parts.append(np.abs(bins)[:, : across.shape[0]] @ across)
+  return np.concatenate(parts).T
+
+
+def _chroma_bands(sample_rate: int, n_fft: int) -> scipy.sparse.csr_array:
+  """[12, bins]: every bin from 65 to 2100 Hz to its pitch class, less the farther it is out of tune."""
+  frequency = np.arange(1, int(2100 * n_fft / sample_rate)) * sample_rate / n_fft
+  pitch = 12 * np.log2(frequency / 440) + 69
+  nearest = np.round(pitch)
+  weight = np.exp(-(((pitch - nearest) / 0.3) ** 2)) * (frequency > 65)
+  place = (nearest.astype(int) % 12, np.arange(1, len(frequency) + 1))
+  return scipy.sparse.csr_array((weight, place), shape=(12, len(frequency) + 1))
+
+
+def _energy(audio: np.ndarray, sample_rate: int, frame_rate: int, frames: int) -> np.ndarray:
+  """Loudness [frames] in [0, 1]: dB over the track's own range, of at least 9 and at most 30 dB."""
+  starts = (np.arange(frames) * sample_rate // frame_rate).astype(int)
+  power = np.add.reduceat(np.square(audio), starts, dtype=np.float64) / np.diff(starts, append=len(audio))
+  power = scipy.ndimage.gaussian_filter1d(power, frame_rate * 0.08)
+  if power.max() < _SILENCE**2:
+    return np.zeros(frames)
+  decibels = 10 * np.log10(np.maximum(power, _SILENCE**2))
+  low, high = np.percentile(decibels, [10, 97])
+  low = np.clip(low, high - 30, high - 9)
+  return np.clip((decibels - low) / (high - low), 0, 1)
+
+
+def _novelty(mel: np.ndarray, chroma: np.ndarray) -> np.ndarray:
+  """How unlike the seconds before and after each step are, [steps], from [bands, steps] means.
+
+  This is the checkerboard kernel run down the diagonal of the self-similarity matrix. With dot products
+  for similarity and a Gaussian taper the kernel is an outer product, so the double sum over the matrix
+  is the squared length of one signed sum over the features, and the matrix need not be built.
+  """
+
+  def standard(x: np.ndarray, weight: float) -> np.ndarray:
+    x = x - x.mean(1, keepdims=True)
+    return x * weight / max(np.sqrt((x**2).sum(0).mean()), 1e-6)
+
+  features = np.concatenate([standard(mel, 1.0), standard(chroma, 0.7)])
+  reach = 6 * _STEP_RATE
+  offset = np.arange(reach) + 0.5
+  taper = np.exp(-((offset / (reach / 2)) ** 2))
+  kernel = np.concatenate([-taper[::-1], taper])
+  signed = scipy.ndimage.correlate1d(features, kernel, axis=1, mode='nearest')
+  return (signed**2).sum(0)
+
+
+def _cuts(novelty: np.ndarray, onset: np.ndarray, frame_rate: int) -> np.ndarray:
+  """Section boundaries as bool [frames]: peaks of novelty, moved to a strong onset close by."""
+  steps = len(novelty)
+  # Snapping moves each end of a section, so the gaps chosen here leave room for it.
+  least = int(np.ceil((MIN_SECTION + 2 * _SNAP) * _STEP_RATE))
+  most = int((MAX_SECTION - 2 * _SNAP) * _STEP_RATE)
+  peak = np.zeros(steps, bool)
+  peak[1:-1] = (novelty[1:-1] > novelty[:-2]) & (novelty[1:-1] >= novelty[2:])
+  enough = novelty.mean() + 0.3 * novelty.std()
+  chosen = [0, steps]
+  for step in sorted(np.flatnonzero(peak & (novelty > enough)), key=lambda s: (-novelty[s], s)):
+    if min(abs(step - other) for other in chosen) >= least:
+      chosen.append(int(step))
+  chosen.sort()
+  i = 1
+  while i < len(chosen):
+    before, after = chosen[i - 1], chosen[i]
+    if after - before > most:  # a long stretch is split where it changes most
+      # 'inside' keeps clear of both ends, so the loop ends: every split leaves two shorter stretches
+      inside = slice(before + least, after - least)
+      chosen.insert(i, before + least + int(np.argmax(novelty[inside])))
+    else:
+      i += 1
+  cuts = np.zeros(len(onset), bool)
+  reach = int(_SNAP * frame_rate)
+  for step in chosen[1:-1]:
+    frame = round(step * frame_rate / _STEP_RATE)
+    near = np.arange(max(1, frame - reach), min(len(onset), frame + reach + 1))
+    worth = onset[near] - 0.5 * np.abs(near - frame) / max(reach, 1)
+    cuts[near[np.argmax(worth)]] = True
+  return cuts
+
+
+def render(analysis: Analysis, config: VisualizerConfig) -> Iterator[np.ndarray]:
+  """Yields one uint8 [height, width, 3] RGB frame for every frame of the analysis.
+
+  Raises errors.InputError, at the first frame, if the analysis is at another frame rate.
+  """
+  count, rate = len(analysis.energy), config.frame_rate
+  if analysis.frame_rate != rate:
+    raise errors.InputError(f'the analysis is at {analysis.frame_rate} frames a second, the video at {rate}.')
+  rng = np.random.default_rng([config.seed, analysis.fingerprint])
+
+  def loosely(curve: np.ndarray, smooth: float, noise: float) -> np.ndarray:
+    """The curve over `smooth` seconds, at a gain drawn for this track, plus a wandering error."""
+    gain = rng.uniform(0.6, 1)
+    wander = scipy.ndimage.gaussian_filter1d(rng.standard_normal(count), rate * 0.6) * np.sqrt(rate)
+    soft = scipy.ndimage.gaussian_filter1d(curve, rate * smooth)
+    return np.clip(gain * soft + (1 - gain) * curve.mean() + noise * wander, 0, 1)
+
+  drive = loosely(analysis.energy, 0.12, 0.04)
+  light = loosely(analysis.energy, 0.05, 0.03)
+  tone = loosely(analysis.timbre, 0.1, 0.05)
+  pulse = rng.uniform(0.6, 1) * analysis.onset**1.5
+  fade = np.exp(-1 / (rate * rng.uniform(0.1, 0.25)))
+  for i in range(1, count):  # a pulse dies away over a few frames
+    pulse[i] = max(pulse[i], pulse[i - 1] * fade)
+  phase = np.cumsum(0.05 + 0.95 * drive + 0.5 * pulse) / rate
+  level = 0.2 + 0.75 * light + 0.45 * pulse
+
+  bounds = [0, *np.flatnonzero(analysis.cuts).tolist(), count]
+  tint = rng.uniform()  # or else every piece in C would look the same
+  recent = []
+  for start, end in itertools.pairwise(bounds):
+    others = [scene for scene in _SCENES if scene not in recent[-2:]]
+    recent.append(others[rng.integers(len(others))])
+    draw = _stage(rng, recent[-1], -(-config.height // PIXEL), -(-config.width // PIXEL))
+    key = np.angle(np.exp(1j * _TAU * analysis.hue[start:end]).mean()) / _TAU
+    dark, bright = _palettes(rng, tint + key, analysis.clarity[start:end].mean())
+    chord = (analysis.hue - key + 0.5) % 1 - 0.5  # the way from the section's key, in turns
+    for i in range(start, end):
+      place, lit = draw(float(phase[i]), float(pulse[i]))
+      colours = (dark + (bright - dark) * tone[i]).astype(np.float32)
+      index = ((place + float(0.3 * chord[i])) * 256).astype(np.int32) & 255
+      small = np.clip(colours[index] * (lit * float(level[i]))[..., None], 0, 255).astype(np.uint8)
+      yield small.repeat(PIXEL, 0).repeat(PIXEL, 1)[: config.height, : config.width]
+
+
+def _palettes(rng: np.random.Generator, hue: float, clarity: float) -> list[np.ndarray]:
+  """Two cyclic palettes [256, 3] of equal mean, for dark and for bright timbre; they may pass 255."""
+  schemes = [(0, 0.08, -0.08, 0.04), (0, 0.5, 0.06, 0.5), (0, 0.33, 0.67, 0.1), (0, 0.15, 0.55, -0.1)]
+  offsets = np.array(schemes[rng.integers(len(schemes))])[:, None]
+  saturation = 0.4 + 0.5 * clarity + rng.uniform(-0.15, 0.15, (4, 1))
+  value = rng.permutation([1.0, 0.9, 0.7, 0.3])[:, None]
+  palettes = []
+  for shift, vivid in ((-0.04, 1.3), (0.05, 0.6)):
+    pure = np.clip(np.abs((hue + shift + offsets + np.array([0, -1 / 3, 1 / 3])) % 1 * 6 - 3) - 1, 0, 1)
+    stops = value * (1 - np.clip(saturation * vivid, 0, 1) * (1 - pure))
+    knots = np.linspace(0, 256, 5)
+    palette = np.stack([np.interp(np.arange(256), knots, [*c, c[0]]) for c in stops.T], 1)
+    palettes.append(palette * 140 / palette.mean())
+  return palettes
+
+
+def _stage(rng: np.random.Generator, scene: Callable[..., Fields], height: int, width: int):
+  """One section's `draw(phase, pulse) -> Fields`: a scene with its constants drawn and its look chosen."""
+  aspect = width / height
+  y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+  x = np.linspace(-aspect, aspect, width, dtype=np.float32)[None]
+  constants = rng.uniform(size=(8, 256)).astype(np.float32)
+  vignette = 1 - rng.uniform(0.05, 0.3) * (x**2 / aspect**2 + y**2).astype(np.float32)
+  mirror, poster, negative = (rng.uniform(size=3) < [0.2, 0.2, 0.15]).tolist()
+  levels = int(rng.integers(4, 8))
+
+  def draw(phase: float, pulse: float) -> Fields:
+    place, lit = scene(constants, x, y, phase, pulse)
+    if poster:
+      place = np.floor(place * levels) / levels
+    if negative:
+      lit = 1.1 - lit
+    if mirror:
+      place, lit = (np.where(x < 0, field[:, ::-1], field) for field in (place, lit))
+    return place, lit * vignette
+
+  # Scenes come out equally light on average, so that brightness tells of loudness and not of the scene.
+  gain = float(np.clip(0.75 / np.mean([draw(phase, 0.0)[1].mean() for phase in range(5)]), 0.5, 3))
+  vignette = vignette * np.float32(gain)
+  return draw
+
+
+# A scene draws the grid x [1, width], y [height, 1] (y from -1 to 1) at a phase, of which loud music runs
+# through about one a second. Its constants c are float32 [8, 256], uniform in [0, 1).
+
+
+def _wave(field: np.ndarray) -> np.ndarray:
+  return 0.5 + 0.5 * np.sin(_TAU * field)
+
+
+def _blobs(c: np.ndarray, x: np.ndarray, y: np.ndarray, phase: float, pulse: float) -> Fields:
+  count = int(6 + 24 * c[7, 0])
+  right, down, rightward, downward, hues, size = c[:6, :count]
+  right = np.sin(_TAU * (right + (rightward - 0.5) * phase)) * x.max()
+  down = np.sin(_TAU * (down + (downward - 0.5) * phase))
+  wide = (0.5 + 0.7 * size) / count**0.5 * (1 + 0.6 * pulse)
+  # Gaussians are separable, so all blobs together are one small matrix product.
+  columns, rows = np.exp(-(((x.T - right) / wide) ** 2)).T, np.exp(-(((y - down) / wide) ** 2))
+  weight = rows @ columns
+  return (rows * hues) @ columns / (weight + 1e-3), 1.15 - np.exp(-1.4 * weight)
+
+
+def _stars(c: np.ndarray, x: np.ndarray, y: np.ndarray, phase: float, pulse: float) -> Fields:
+  height, width = y.size, x.size
+  inward, swirl = c[3, 0] < 0.5, c[3, 1] - 0.5
+  depth = (c[2] + (0.2 + 0.3 * c[3, 2]) * (phase if inward else -phase)) % 1 + 0.05
+  away = height * c[1] * (0.3 + 0.15 * pulse) / depth
+  angle = _TAU * (c[0] + 0.5 * swirl * (phase + depth))
+  column = (width / 2 + away * np.cos(angle)).astype(int)
+  row = (height / 2 + away * np.sin(angle)).astype(int)
+  seen = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+  dots = np.bincount((row * width + column)[seen], (1.1 - depth)[seen], height * width)
+  dots = scipy.ndimage.maximum_filter(dots.reshape(height, width).astype(np.float32), int(2 + 2 * c[3, 3]))
+  return 0.4 * (x**2 + y**2) + 0.25 * phase, np.minimum(dots * (1.2 + pulse), 1.3) + 0.2
+
+
+def _stripes(c: np.ndarray, x: np.ndarray, y: np.ndarray, phase: float, pulse: float) -> Fields:
+  density = (0.6 + 2 * c[0, 0]) * (1 - 0.25 * pulse)
+  if c[0, 1] < 0.4:  # wound about a point they are a tunnel, with a whole number of arms
+    x, y = x + c[0, 2] - 0.5, y + c[0, 3] - 0.5
+    side = np.round(6 * c[0, 4]) * np.arctan2(y, x) / _TAU + 0.2 * phase
+    lines = density / (np.hypot(x, y) + 0.2) + side
+  else:
+    angle = _TAU * (c[0, 2] + (c[0, 3] - 0.5) * 0.08 * phase)
+    lines = density * (x * np.cos(angle) + y * np.sin(angle))
+    side = c[0, 4] * (y * np.cos(angle) - x * np.sin(angle)) + 0.3 * phase
+  lines = lines + 0.4 * c[0, 5] * _wave(side) + (phase if c[0, 6] < 0.5 else -phase)
+  light = 0.55 + 0.45 * np.tanh((0.8 + 4 * c[0, 7]) * np.sin(_TAU * lines))
+  return (0.1 + 0.4 * c[0, 8]) * lines, light
+
+
+def _shapes(c: np.ndarray, x: np.ndarray, y: np.ndarray, phase: float, pulse: float) -> Fields:
+  nearest = np.full((y.size, x.size), 9, np.float32)
+  for i in range(int(1 + 4 * c[7, 0])):
+    sides, far, size, spin, orbit, start = c[:6, i].tolist()
+    sides, far, orbit = int(3 + 5 * sides), far * (i > 0), 0.6 * (orbit - 0.5)
+    place = _TAU * (orbit * phase + start)
+    across, down = x - far * float(np.cos(place)), y - far * float(np.sin(place))
+    turn = _TAU * (np.arange(sides) / sides + (spin - 0.5) * 1.2 * phase + start)
+    edges = [across * float(np.cos(t)) + down * float(np.sin(t)) for t in turn]
+    nearest = np.minimum(nearest, np.max(edges, 0) - (0.25 + 0.45 * size) * (1 + 0.5 * pulse))
+  bands = (0.5 + 2 * c[7, 1]) * nearest
+  light = 0.25 + 0.75 / (1 + np.exp(np.clip((10 + 15 * c[7, 2]) * nearest, -20, 20)))
+  return bands + 0.6 * (c[7, 3] - 0.5) * phase, light * (0.6 + 0.4 * _wave(2 * bands))
+
+
+def _plasma(c: np.ndarray, x: np.ndarray, y: np.ndarray, phase: float, pulse: float) -> Fields:
+  total = np.zeros((y.size, x.size), np.float32)
+  for across, down, speed in (c[:3, :4].T - 0.5).tolist():  # each wave bends the next
+    lines = 2 * (1 - 0.3 * pulse) * (across * x + down * y) + 1.2 * speed * phase
+    total = total + np.sin(_TAU * (lines + 0.12 * total))
+  return (0.12 + 0.3 * c[7, 0]) * total, 0.25 + 0.75 * _wave(total * 0.5)
+
+
+_SCENES: list[Callable[..., Fields]] = [_blobs, _stars, _stripes, _shapes, _plasma]
+
+
+def visualize(
+  audio_path: str | os.PathLike, out_path: str | os.PathLike, config: VisualizerConfig, mux_audio: bool = True
+) -> None:
+  """Writes an mp4 (H.264, and the audio as mono AAC if mux_audio) as long as the audio to half a frame.
+
+  Raises errors.MediaError if the audio cannot be read, OSError if the video cannot be written.
+  """
+  audio, sample_rate = media_audio.load_audio(audio_path, SAMPLE_RATE, channels=1)
+  if not len(audio):
+    raise errors.MediaError(f'{audio_path}: holds no audio.')
+  audio = audio[:, 0]
+  frames = render(analyse(audio, sample_rate, config.frame_rate), config)
+  out_path = pathlib.Path(out_path)
+  temporary = out_path.with_name(f'.{out_path.name}.{os.getpid()}.tmp')
+  try:
+    _encode(frames, config, temporary, audio if mux_audio else None, sample_rate)
+    os.replace(temporary, out_path)
+  finally:
+    with contextlib.suppress(FileNotFoundError):
+      temporary.unlink()
+
+
+def _encode(
+  frames: Iterable[np.ndarray],
+  config: VisualizerConfig,
+  path: pathlib.Path,
+  audio: np.ndarray | None,
+  sample_rate: int,
+) -> None:
+  """Writes frames and, where given, audio [samples] side by side, so that players need not seek."""
+  with av.open(str(path), 'w', format='mp4') as container:
+    container.metadata['comment'] = 'procedural visualization of the audio, not real video'
+    video = container.add_stream('libx264', rate=config.frame_rate)
+    video.width, video.height, video.pix_fmt = config.width, config.height, 'yuv420p'
+    video.gop_size = 2 * config.frame_rate  # clips are cut from anywhere, so seeks must be short
+    video.options = {'preset': 'veryfast', 'crf': '28'}
+    video.codec_context.thread_count = 1  # batches run one file a core
+    sound = None if audio is None else container.add_stream('aac', rate=sample_rate, layout='mono')
+    done = 0
+
+    def write_sound(until: int) -> None:
+      nonlocal done
+      while sound is not None and audio is not None and done < until:
+        chunk = np.ascontiguousarray(audio[None, done : done + 1024])
+        block = av.AudioFrame.from_ndarray(chunk, format='fltp', layout='mono')
+        block.sample_rate, block.time_base, block.pts = sample_rate, Fraction(1, sample_rate), done
+        container.mux(sound.encode(block))
+        done += chunk.shape[1]
+
+    for i, picture in enumerate(frames):
+      frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format='rgb24')
+      frame.pts, frame.time_base = i, Fraction(1, config.frame_rate)
+      container.mux(video.encode(frame))
+      write_sound(min((i + 1) * sample_rate // config.frame_rate, 0 if audio is None else len(audio)))
+    write_sound(0 if audio is None else len(audio))
+    for stream in (video, sound):
+      if stream is not None:
+        container.mux(stream.encode(None))

@@ -1,0 +1,35 @@
+"""What every frozen encoder offers, be it a filter bank, a codec or a network of another library."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Shaped
+
+from v2meow_jax.media.clip import MediaClip
+from v2meow_jax.streams import Stream
+
+
+class Encoder(Protocol):
+  """Turns a clip of media into the elements of a stream.
+
+  Encoders travel to worker processes, so they can be pickled.
+
+  Attributes:
+    stream: what comes out.
+    needs: `video` or `audio`, the part of the media that is read.
+  """
+
+  @property
+  def stream(self) -> Stream: ...
+
+  @property
+  def needs(self) -> str: ...
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """JSON values that tell this encoder from another: its name, settings and weights' hash."""
+    ...
+
+  def encode_clip(self, clip: MediaClip) -> Shaped[np.ndarray, 'n width']:
+    """Elements of the clip: `stream.length(clip.duration)` of them."""
+    ...

@@ -1,0 +1,26 @@
+"""What is raised when the input, and not the program, is at fault.
+
+Every message is one sentence that names the file or setting, says what is wrong with it and what
+to do. The command line prints it alone and exits with status 2; a library caller catches
+`InputError`, which is a `ValueError`, or one of its kinds.
+"""
+
+
+class InputError(ValueError):
+  """Input that cannot be used: a file, a setting or a combination of them."""
+
+
+class MediaError(InputError):
+  """A media file that is missing, damaged or lacks the stream that was asked of it."""
+
+
+class DatasetError(InputError):
+  """A prepared dataset, manifest or record that is missing, damaged or does not match."""
+
+
+class BundleError(InputError):
+  """A bundle or run directory that is missing, damaged or does not match."""
+
+
+class ConfigError(InputError):
+  """A gin file, gin binding or constructor argument that does not hold."""

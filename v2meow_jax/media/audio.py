@@ -1,0 +1,202 @@
+"""Sound in and out: any container to float samples at a rate, and samples to a WAV file."""
+
+import contextlib
+import io
+import math
+import os
+import uuid
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av.error
+import numpy as np
+import soundfile
+import soxr
+
+from v2meow_jax import errors
+from v2meow_jax.media import probe
+
+# Decoded before what was asked for, so that codecs with overlapping frames have their state.
+_PREROLL = Fraction(1, 4)
+# Resampled on both sides of what was asked for, so that the filter sees no edge.
+_MARGIN = Fraction(1, 10)
+# Time stamps are rounded; a codec's frame that is missing leaves a longer hole than this.
+_JITTER = Fraction(1, 100)
+
+
+def load_audio(
+  path: str | os.PathLike,
+  sample_rate: int | None = None,
+  channels: int | None = 1,
+  start: float = 0.0,
+  duration: float | None = None,
+) -> tuple[np.ndarray, int]:
+  """Loads sound in time with the file's video.
+
+  Sample `i` sounds `start + i / sample_rate` seconds after the first frame of the video, or after the
+  first sample where there is no video. Where the sound starts late, and where a damaged packet is
+  passed over, zeros stand in.
+
+  Args:
+    path: a local file in any container that FFmpeg reads.
+    sample_rate: in Hz; the file's own if None.
+    channels: 1 averages all channels; 2 keeps stereo and duplicates the average of anything else;
+      None keeps the file's.
+    start: seconds.
+    duration: seconds; to the end of the sound if None.
+
+  Returns:
+    float32 [samples, channels], full scale 1, and the rate in Hz. There are exactly
+    `round(duration * sample_rate)` samples where the file has them, and fewer where it ends earlier.
+
+  Raises:
+    errors.MediaError: the file cannot be read, has no audio, ends before `start` or does not decode.
+    ValueError: `channels`, `sample_rate`, `start` or `duration` is out of range.
+  """
+  if channels not in (None, 1, 2):
+    raise ValueError(f'channels is 1, 2 or None, not {channels}.')
+  if start < 0 or (duration is not None and duration <= 0) or (sample_rate is not None and sample_rate <= 0):
+    raise ValueError(
+      f'Need start >= 0, duration > 0 and sample_rate > 0: {start=}, {duration=}, {sample_rate=}.'
+    )
+  with probe.open_media(path) as container:
+    native = probe.audio_stream(container, path).sample_rate
+  rate = sample_rate or native
+  first = round(Fraction(float(start)) * rate)
+  begin, skipped = first, 0
+  if rate != native:
+    # Begin where a sample of the file and one of the output fall together, so that any start gives
+    # the samples that the whole file would have there.
+    common = math.gcd(native, rate)
+    tile = max(0, math.floor((Fraction(float(start)) - _MARGIN) * common))
+    begin, skipped = tile * (native // common), first - tile * (rate // common)
+  wanted = None if duration is None else round(duration * rate)
+  end = None
+  if wanted is not None:
+    end = begin + wanted
+    if rate != native:
+      end = begin + math.ceil((Fraction(skipped + wanted, rate) + _MARGIN) * native)
+  sound = _load_native(path, native, begin, end, channels)
+  if rate != native and len(sound):
+    sound = soxr.resample(sound, native, rate, 'HQ')
+  sound = sound[skipped:] if wanted is None else sound[skipped : skipped + wanted]
+  if not len(sound):
+    raise errors.MediaError(f'{os.fspath(path)}: its sound ends before {start} s; choose an earlier start.')
+  return np.ascontiguousarray(sound), rate
+
+
+def write_wav(path: str | os.PathLike, audio: np.ndarray, sample_rate: int) -> None:
+  """Writes a 16-bit PCM WAV file, whole or not at all.
+
+  Args:
+    path: the file to write or replace.
+    audio: float [samples, channels] or [samples]; clipped to [-1, 1].
+    sample_rate: in Hz.
+
+  Raises:
+    ValueError: `audio` holds NaN or infinity.
+    OSError: the folder is missing or not writable, or the disk is full.
+  """
+  if not np.isfinite(audio).all():
+    raise ValueError(f'{os.fspath(path)}: the audio to write holds NaN or infinity.')
+  # soundfile does not report a disk that fills up, so the bytes are made first.
+  buffer = io.BytesIO()
+  soundfile.write(buffer, np.clip(audio, -1, 1), sample_rate, subtype='PCM_16', format='WAV')
+  with replaced_when_done(path) as temporary, open(temporary, 'wb') as file:
+    file.write(buffer.getbuffer())
+
+
+@contextlib.contextmanager
+def replaced_when_done(path: str | os.PathLike) -> Iterator[str]:
+  """Gives a temporary name beside `path` which takes its place on success and is removed on failure."""
+  folder, name = os.path.split(os.path.abspath(os.fspath(path)))
+  temporary = os.path.join(folder, f'.{name}.{uuid.uuid4().hex[:8]}.tmp')
+  try:
+    yield temporary
+    os.replace(temporary, path)
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+      os.unlink(temporary)
+    raise
+
+
+def _load_native(
+  path: str | os.PathLike, rate: int, begin: int, end: int | None, channels: int | None
+) -> np.ndarray:
+  """Loads samples `begin` to `end` (or the last) of the timeline, float32 [samples, channels]."""
+  blocks, filled, decoded = [], begin, False
+  for at, block in _placed(path, rate, begin):
+    decoded = True
+    if end is not None and at >= end:
+      break
+    block = _mix(block[max(0, filled - at) : None if end is None else end - at], channels)
+    if not len(block):
+      continue
+    if at > filled:
+      blocks.append(np.zeros((at - filled, block.shape[1]), np.float32))
+      filled = at
+    if blocks and blocks[0].shape[1] != block.shape[1]:
+      block = np.repeat(block.mean(axis=1, keepdims=True), blocks[0].shape[1], axis=1)
+    blocks.append(block)
+    filled += len(block)
+  if not decoded:
+    raise errors.MediaError(f'{os.fspath(path)}: none of its audio decodes; copy or convert it again.')
+  return np.concatenate(blocks) if blocks else np.zeros((0, channels or 1), np.float32)
+
+
+def _placed(path: str | os.PathLike, rate: int, begin: int) -> Iterator[tuple[int, np.ndarray]]:
+  """Yields (position in samples on the timeline, float32 [samples, channels]) up to `begin` and on.
+
+  Blocks follow one another exactly; a time stamp counts at the first and where it departs by more
+  than the rounding of time stamps explains.
+  """
+  for seek in (True, False) if begin > 0 else (False,):
+    with probe.open_media(path) as container:
+      stream = probe.audio_stream(container, path)
+      zero = probe.origin(container)
+      # A clock coarser than the samples (a millisecond in Matroska) would misplace what follows a seek.
+      if seek and not (probe.is_timed(container) and stream.time_base * rate <= 1):
+        continue
+      if seek:
+        target = zero + Fraction(begin, rate) - _PREROLL
+        try:
+          container.seek(math.floor(target / stream.time_base), stream=stream)
+        except (OSError, av.error.FFmpegError):
+          continue
+      jitter = max(_JITTER, 2 * stream.time_base) * rate
+      at = None if seek else 0
+      first = True
+      for frame in probe.decode(container, stream):
+        if frame.sample_rate != rate:
+          continue  # a damaged header
+        if frame.pts is not None:
+          stamp = round((frame.pts * frame.time_base - zero) * rate)
+          if at is None or first or abs(stamp - at) > jitter:
+            at = stamp
+        elif at is None:
+          continue  # after a seek, until a time is known
+        if seek and at > begin:
+          break
+        seek = first = False
+        yield at, _samples(frame)
+        at += frame.samples
+      if not seek:
+        return
+
+
+def _samples(frame: Any) -> np.ndarray:
+  """Returns a decoded frame as float32 [samples, channels], full scale 1."""
+  data = frame.to_ndarray()
+  data = data.T if frame.format.is_planar else data.reshape(frame.samples, -1)
+  if data.dtype == np.uint8:
+    return (data.astype(np.float32) - 128) / 128
+  if np.issubdtype(data.dtype, np.integer):
+    return (data / -float(np.iinfo(data.dtype).min)).astype(np.float32)
+  return data.astype(np.float32)
+
+
+def _mix(block: np.ndarray, channels: int | None) -> np.ndarray:
+  if channels is None or block.shape[1] == channels:
+    return block
+  return np.repeat(block.mean(axis=1, keepdims=True), channels, axis=1)

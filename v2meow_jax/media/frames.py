@@ -1,0 +1,154 @@
+"""The pictures of a video at an exact rate, whatever the rate or irregularity of the file's own."""
+
+import math
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from av.container import InputContainer
+
+from v2meow_jax import errors
+from v2meow_jax.media import probe
+
+
+def read_frames(
+  path: str | os.PathLike,
+  rate: Fraction | int | float,
+  size: tuple[int, int] | None = None,
+  start: float = 0.0,
+  duration: float | None = None,
+) -> Iterator[np.ndarray]:
+  """Yields the pictures on screen at the times `start + i / rate`, decoding as it goes.
+
+  Picture `i` is the last frame whose presentation time, counted from the first of the stream, is not
+  after that time; half a tick of the file's clock is forgiven. Before the first frame that decodes
+  the first is shown. A file that ends early, as a truncated one does, holds its last frame to the
+  end: the clip stays usable and keeps its length.
+
+  Args:
+    path: a local video file.
+    rate: pictures a second, in Hz.
+    size: (width, height) in pixels to scale to, by area; the first frame's displayed size if None.
+    start: seconds from the first frame.
+    duration: seconds, giving `ceil(duration * rate)` pictures; to the end of the video if None.
+
+  Yields:
+    read-only uint8 [height, width, 3] RGB, turned as it is displayed.
+
+  Raises:
+    errors.MediaError: the file cannot be read, has no video, ends before `start` or has no frame that
+      decodes. Raised when the first picture is asked for.
+    ValueError: `rate` or `size` is not positive, or `start` or `duration` is negative.
+  """
+  rate, begin = Fraction(rate), Fraction(float(start))
+  if rate <= 0 or begin < 0 or (duration is not None and duration < 0) or (size and min(size) < 1):
+    raise ValueError(
+      f'Need rate > 0, start >= 0, duration >= 0 and size > 0: {rate=}, {start=}, {duration=}.'
+    )
+  if duration is None:
+    duration = _length(path) - start
+    if duration <= 0:
+      raise errors.MediaError(f'{os.fspath(path)}: its video ends before {start} s; choose an earlier start.')
+  count = math.ceil(round(float(duration * rate), 6))
+  index, held, picture, latest = 0, None, None, None
+  for shown_from, frame in _decoded(path, begin):
+    if latest is not None and shown_from < latest:
+      continue  # a damaged time stamp
+    latest = shown_from
+    while held is not None and index < count and begin + index / rate < shown_from:
+      if picture is None:
+        size = size or _displayed_size(held)
+        picture = _picture(held, size)
+      yield picture
+      index += 1
+    if index == count:
+      return
+    held, picture = frame, None
+  if held is None:
+    raise errors.MediaError(f'{os.fspath(path)}: none of its frames decodes; copy or convert it again.')
+  picture = _picture(held, size or _displayed_size(held))
+  for _ in range(index, count):
+    yield picture
+
+
+def load_frames(
+  path: str | os.PathLike,
+  rate: Fraction | int | float,
+  size: tuple[int, int] | None = None,
+  start: float = 0.0,
+  duration: float | None = None,
+) -> np.ndarray:
+  """Returns what `read_frames` yields as one array, uint8 [time, height, width, 3]; raises as it does."""
+  pictures = list(read_frames(path, rate, size, start, duration))
+  if not pictures:
+    raise ValueError(f'A duration of {duration} s holds no picture; ask for a longer one.')
+  return np.stack(pictures)
+
+
+def timed_frames(container: InputContainer, stream: Any) -> Iterator[tuple[int, Any]]:
+  """Yields (presentation time in ticks of the stream's time base, frame), in decoding order.
+
+  Frames without a time (elementary streams) follow one another at the stream's frame rate.
+  """
+  rate = stream.average_rate or stream.guessed_rate or 25
+  step = max(1, round(1 / (rate * stream.time_base)))
+  tick = -step
+  for frame in probe.decode(container, stream):
+    if frame.pts is not None:
+      tick = frame.pts
+    elif frame.dts is not None:
+      tick = frame.dts
+    else:
+      tick += step
+    yield tick, frame
+
+
+def _length(path: str | os.PathLike) -> float:
+  video = probe.probe(path).video
+  if video is None:
+    raise errors.MediaError(f'{os.fspath(path)}: it has no video stream; give a file with pictures.')
+  return video.duration
+
+
+def _decoded(path: str | os.PathLike, begin: Fraction) -> Iterator[tuple[Fraction, Any]]:
+  """Yields (first time in seconds at which it is on screen, frame) from the one at `begin` or before."""
+  # Seeking is to a keyframe at or before `begin`. Where the index misleads and it lands later, or
+  # on nothing, the file is read from its start instead.
+  for seek in (True, False) if begin > 0 else (False,):
+    with probe.open_media(path) as container:
+      stream = probe.video_stream(container, path)
+      stream.thread_type = 'AUTO'
+      if seek and not probe.is_timed(container):
+        continue
+      zero = stream.start_time or 0
+      target = zero + math.floor(begin / stream.time_base)
+      if seek:
+        try:
+          container.seek(target, stream=stream)
+        except OSError:
+          continue
+      for tick, frame in timed_frames(container, stream):
+        if seek and tick > target:
+          break
+        seek = False
+        yield (tick - zero - Fraction(1, 2)) * stream.time_base, frame
+      else:
+        if not seek:
+          return
+
+
+def _displayed_size(frame: Any) -> tuple[int, int]:
+  sideways = probe.rotation_of(frame) in (90, 270)
+  return (frame.height, frame.width) if sideways else (frame.width, frame.height)
+
+
+def _picture(frame: Any, size: tuple[int, int]) -> np.ndarray:
+  turns = probe.rotation_of(frame) // 90
+  width, height = size[::-1] if turns % 2 else size
+  picture = frame.reformat(width, height, format='rgb24', interpolation='AREA').to_ndarray()
+  picture = np.ascontiguousarray(np.rot90(picture, -turns))
+  # A held frame is yielded again and again, so that writing to one would change the next.
+  picture.flags.writeable = False
+  return picture

@@ -1,0 +1,102 @@
+"""`v2meow train`: trains a codec or a stage, configured by gin."""
+
+import pathlib
+import sys
+
+import gin
+
+from v2meow_jax import cli, configuration, errors
+
+
+@gin.configurable
+def train(
+  *,
+  model_dir: str = gin.REQUIRED,
+  trainable=gin.REQUIRED,
+  batches=gin.REQUIRED,
+  total_steps: int = gin.REQUIRED,
+  eval_batches=None,
+  eval_steps: int = 8,
+  partitioner=None,
+  seed: int = 0,
+  log_every: int = 20,
+  eval_every: int = 200,
+  checkpoint_every: int = 200,
+  keep: int = 2,
+  stop_after_seconds: float | None = None,
+):
+  """Trains into `model_dir`, or goes on from the latest checkpoint there; see `training.loop.train`.
+
+  Args:
+    model_dir: the run's directory.
+    trainable: what to train: `@CodecTrainable()` or `@StageTrainable()`.
+    batches: training data: `@stage_batches()`, `@ClipBatches()` or `@SeqioBatches()`.
+    total_steps: steps of the whole run.
+    eval_batches: data for evaluation.
+    eval_steps: batches of an evaluation.
+    partitioner: mesh and rules; all devices as data parallel by default.
+    seed: of everything random in training.
+    log_every: steps.
+    eval_every: steps.
+    checkpoint_every: steps.
+    keep: checkpoints kept.
+    stop_after_seconds: stop, resumable, after this time.
+  """
+  from v2meow_jax.partitioning import Partitioner
+  from v2meow_jax.training import loop
+
+  return loop.train(
+    run_dir=model_dir,
+    trainable=trainable,
+    batches=batches,
+    total_steps=total_steps,
+    eval_batches=eval_batches,
+    eval_steps=eval_steps,
+    partitioner=partitioner or Partitioner(),
+    seed=seed,
+    log_every=log_every,
+    eval_every=eval_every,
+    checkpoint_every=checkpoint_every,
+    keep=keep,
+    stop_after_seconds=stop_after_seconds,
+  )
+
+
+STOPPED = 75  # EX_TEMPFAIL: not finished, run it again
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Trains a codec or a stage. Exit status 75: stopped by a signal or by time, saved, can be resumed."""
+  args = configuration.parse(
+    configuration.parser('v2meow train', main.__doc__), sys.argv[1:] if argv is None else argv
+  )
+  configuration.load(args)
+  # Under `python -m` this file is `__main__`, and gin may know `train` by that module's name.
+  call = gin.get_configurable('train')
+  with configuration.explained('model_dir'):
+    directory = gin.query_parameter('train.model_dir')
+    directory = directory if isinstance(directory, str) else gin.query_parameter('%MODEL_DIR')
+  from v2meow_jax.training.loop import Interrupted
+
+  run_dir = pathlib.Path(directory)
+  run_dir.mkdir(parents=True, exist_ok=True)
+  # What was asked for, written before anything can fail; the operative values, all of them, at the end.
+  (run_dir / 'config.gin').write_text(gin.config_str())
+  status = 0
+  try:
+    call()
+  except Interrupted as stopped:
+    print(f'v2meow: {stopped}', file=sys.stderr)
+    status = STOPPED
+  except TypeError as error:
+    if 'gin' not in str(error).lower():
+      raise
+    raise errors.ConfigError(f'the gin configuration: {str(error).strip().splitlines()[0]}') from error
+  (run_dir / 'config.gin').write_text(gin.operative_config_str())
+  return status
+
+
+if __name__ == '__main__':
+  from v2meow_jax import train as module  # registered once, under its own name
+
+  sys.exit(cli.run(module.main, sys.argv[1:]))

@@ -1,0 +1,112 @@
+"""Where a run's numbers go: `metrics.jsonl`, TensorBoard, and a line on the terminal."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from etils import epath
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def _event_writer(path: str):
+  """TensorBoard's own event writer, which needs no TensorFlow; None where TensorBoard is not installed."""
+  try:
+    from tensorboard.compat.proto import event_pb2, summary_pb2
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+  except ImportError:
+    return None
+  writer = EventFileWriter(path)
+
+  def write(step: int, scalars: Mapping[str, float]) -> None:
+    values = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+    writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=values)))
+    writer.flush()
+
+  return write, writer.close
+
+
+class MetricWriter:
+  """Writes scalars of a run.
+
+  A line of `metrics.jsonl` is `{"step": n, "split": "train", "time": seconds, name: value, ...}`.
+  On resuming at a step, lines of later steps (of a run that was killed) are dropped first.
+  """
+
+  def __init__(self, run_dir: epath.PathLike, step: int = 0):
+    self._path = epath.Path(run_dir) / 'metrics.jsonl'
+    self._lines: list[str] = []
+    if self._path.exists():
+      kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
+      self._lines = kept if step else []
+    self._flush()
+    self._events = _event_writer(str(epath.Path(run_dir) / 'events'))
+
+  def write(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
+    """Records the scalars of one step."""
+    values = {name: float(value) for name, value in scalars.items()}
+    self._lines.append(json.dumps({'step': step, 'split': split, 'time': round(time.time(), 3), **values}))
+    self._flush()
+    if self._events:
+      self._events[0](step, {f'{split}/{name}': value for name, value in values.items()})
+
+  def _flush(self) -> None:
+    # Written whole each time: object stores append nothing, and the file stays small.
+    self._path.write_text(''.join(line + '\n' for line in self._lines))
+
+  def close(self) -> None:
+    """Closes the event file."""
+    if self._events:
+      self._events[1]()
+
+
+def _step_of(line: str) -> int:
+  try:
+    return json.loads(line)['step']
+  except (json.JSONDecodeError, KeyError):
+    return sys.maxsize  # a half-written last line
+
+
+def mean(rows: list[dict], weights: list[float] | None = None) -> dict[str, float]:
+  """Weighted mean of scalars over rows."""
+  return {key: float(np.average([row[key] for row in rows], weights=weights)) for key in rows[0]}
+
+
+class TrainingProgress:
+  """A bar on a terminal; a line now and then where the output is a file."""
+
+  def __init__(self, total: int, start: int):
+    console = Console(stderr=True)
+    self._bar = None
+    if console.is_terminal:
+      self._bar = Progress(
+        TextColumn('training'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn('{task.fields[note]}'),
+        console=console,
+      )
+      self._task = self._bar.add_task('train', total=total, completed=start, note='')
+      self._bar.start()
+    self._total = total
+
+  def advance(self, step: int) -> None:
+    """Moves the bar."""
+    if self._bar:
+      self._bar.update(self._task, completed=step)
+
+  def note(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
+    """Shows a few of the scalars."""
+    text = '  '.join(f'{name} {value:.4g}' for name, value in scalars.items())
+    if self._bar and split == 'train':
+      self._bar.update(self._task, note=text[:60])
+    else:
+      print(f'step {step}/{self._total}  {split}: {text}', file=sys.stderr, flush=True)
+
+  def close(self) -> None:
+    """Leaves the terminal as it was."""
+    if self._bar:
+      self._bar.stop()
