@@ -63,6 +63,10 @@ def main() -> int:
     print(f'make_demo_clip: there is no file {args.source}', file=sys.stderr)
     return 2
   try:
+    with av.open(str(args.source)) as src:
+      if not src.streams.video:
+        print(f'make_demo_clip: {args.source} has no picture', file=sys.stderr)
+        return 2
     make_clip(args.source, args.out)
   except av.error.FFmpegError as e:
     print(f'make_demo_clip: cannot re-encode {args.source}: {e}', file=sys.stderr)

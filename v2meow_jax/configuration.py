@@ -1,6 +1,8 @@
 """gin from the command line, T5X's way: `--gin_file=F`, `--gin.NAME=VALUE`, `--gin_search_paths=A,B`."""
 
 import argparse
+import importlib
+import logging
 import pathlib
 from collections.abc import Callable
 
@@ -51,29 +53,35 @@ def parse(made: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
   return args
 
 
-def load(args: argparse.Namespace, register: Callable | None = None) -> None:
+def load(args: argparse.Namespace) -> None:
   """Imports what gin may name, then reads files and bindings.
 
   Raises:
     errors.ConfigError: a missing file, an unknown name, a value that is not Python.
   """
-  import importlib
-
   for module in MODULES:
     importlib.import_module(module)
-  if register:
-    register()
-  try:
-    importlib.import_module('v2meow_jax.data.seqio_tasks')
-  except ModuleNotFoundError as error:
-    if (error.name or '').partition('.')[0] not in ('seqio', 'tensorflow', 'tensorflow_datasets'):
-      raise
   for path in [*filter(None, args.gin_search_paths.split(',')), str(gin_directory())]:
     gin.add_config_file_search_path(path)
   if not args.gin_file:
     raise errors.ConfigError('no --gin_file is given; recipes are under gin/recipes, e.g. recipes/tiny_codec.gin')
-  with explained('the gin configuration'):
-    gin.parse_config_files_and_bindings(args.gin_file, args.bindings, finalize_config=False)
+  logging.disable(logging.ERROR)  # gin logs an error for each search path that a file is not in
+  try:
+    with explained('the gin configuration'):
+      gin.parse_config_files_and_bindings(args.gin_file, args.bindings, finalize_config=False)
+  finally:
+    logging.disable(logging.NOTSET)
+
+
+def configurable(function: Callable) -> Callable:
+  """The function with its parameters bound by gin, as `v2meow_jax.NAME`; registered on first use.
+
+  Not a decorator: `python -m` would run it in `__main__` as well, and gin knows no name twice.
+  """
+  try:
+    return gin.get_configurable(f'v2meow_jax.{function.__name__}')
+  except ValueError:
+    return gin.external_configurable(function, function.__name__, module='v2meow_jax')
 
 
 class explained:  # noqa: N801 (a context manager, read as a word)

@@ -8,7 +8,6 @@ import gin
 from v2meow_jax import cli, configuration, errors
 
 
-@gin.configurable
 def train(
   *,
   model_dir: str = gin.REQUIRED,
@@ -70,9 +69,8 @@ def main(argv: list[str] | None = None) -> int:
   args = configuration.parse(
     configuration.parser('v2meow train', main.__doc__), sys.argv[1:] if argv is None else argv
   )
+  call = configuration.configurable(train)
   configuration.load(args)
-  # Under `python -m` this file is `__main__`, and gin may know `train` by that module's name.
-  call = gin.get_configurable('train')
   with configuration.explained('model_dir'):
     directory = gin.query_parameter('train.model_dir')
     directory = directory if isinstance(directory, str) else gin.query_parameter('%MODEL_DIR')
@@ -97,6 +95,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  from v2meow_jax import train as module  # registered once, under its own name
-
-  sys.exit(cli.run(module.main, sys.argv[1:]))
+  sys.exit(cli.run(main, sys.argv[1:]))

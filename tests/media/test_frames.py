@@ -2,22 +2,24 @@ import itertools
 import math
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
-from conftest import index_of, write_audio, write_video
+from media_files import index_of, write_audio, write_video
 
 from v2meow_jax import errors
-from v2meow_jax.media import frames, probe
+from v2meow_jax.media import frames
 
 
-def expected_indices(pts, time_base, rate, start, count):
-  """By brute force over the list of presentation times."""
-  times = [(tick - pts[0]) * time_base for tick in pts]
-  result = []
-  for i in range(count):
-    at = Fraction(start) + i / Fraction(rate) + time_base / 2
-    result.append(max([k for k, time in enumerate(times) if time <= at], default=0))
-  return result
+def expected_indices(path, times, rate, start, count):
+  """By brute force over the list of presentation times in seconds."""
+  with av.open(str(path)) as container:
+    forgiven = container.streams.video[0].time_base / 2
+  at = [Fraction(start) + i / Fraction(rate) + forgiven for i in range(count)]
+  return [max((k for k, time in enumerate(times) if time <= each), default=0) for each in at]
+
+
+TENTHS = [Fraction(i, 10) for i in range(30)]
 
 
 @pytest.mark.parametrize('start', [0.0, 0.05, 0.7, 1.25, 2.9])
@@ -27,7 +29,7 @@ def test_constant_rate(constant, rate, start):
   count = math.ceil(round((3.0 - start) * float(rate), 6))
   assert clip.shape == (count, 48, 64, 3) and clip.dtype == np.uint8
   found = [index_of(picture) for picture in clip]
-  assert found == expected_indices(range(30), Fraction(1, 10), rate, start, count)
+  assert found == expected_indices(constant, TENTHS, rate, start, count)
 
 
 @pytest.mark.parametrize('start', [0.0, 0.5, 1.2, 1.84])
@@ -35,10 +37,8 @@ def test_constant_rate(constant, rate, start):
 def test_variable_rate(variable, variable_pts, rate, start):
   clip = frames.load_frames(variable, rate, start=start, duration=0.9)
   found = [index_of(picture, len(variable_pts)) for picture in clip]
-  with probe.open_media(variable) as container:
-    time_base = container.streams.video[0].time_base
-  ticks = [round(Fraction(each, 1000) / time_base) for each in variable_pts]
-  assert found == expected_indices(ticks, time_base, rate, start, math.ceil(0.9 * rate))
+  times = [Fraction(each, 1000) for each in variable_pts]
+  assert found == expected_indices(variable, times, rate, start, math.ceil(0.9 * rate))
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,20 @@ def test_containers(tmp_path, name, codec, start):
   scale = Fraction(25, 10) if name == 'a.h264' else 1
   clip = frames.load_frames(path, 20 * scale, start=float(start / scale), duration=float(0.8 / scale))
   found = [index_of(picture, 25) for picture in clip]
-  assert found == expected_indices(range(25), Fraction(1, 10), 20, start, 16)
+  assert found == expected_indices(path, TENTHS[:25], 20, start, 16)
 
 
 def test_third_of_a_second_survives_millisecond_ticks(tmp_path):
-  path = write_video(tmp_path / 'a.mkv', range(30), Fraction(1, 30))
+  path = write_video(tmp_path / 'a.mkv', range(30), Fraction(1, 30), rate=30)
   found = [index_of(picture) for picture in frames.load_frames(path, 30)]
   assert found == list(range(30))
+
+
+def test_edit_list_that_begins_within_a_group(tmp_path):
+  path = write_video(tmp_path / 'a.mp4', range(-4, 26), Fraction(1, 10))
+  assert [index_of(picture) for picture in frames.load_frames(path, 10)] == list(range(4, 30))
+  clip = frames.load_frames(path, 10, start=1.0, duration=0.5)
+  assert [index_of(picture) for picture in clip] == list(range(14, 19))
 
 
 def test_rotation(rotated, corner):

@@ -3,7 +3,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from conftest import write_audio, write_video
+from media_files import write_audio, write_video
 
 from v2meow_jax import errors
 from v2meow_jax.media import probe

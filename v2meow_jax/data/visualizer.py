@@ -9,13 +9,11 @@ drawn per track, because real video follows its music loosely too. Every file is
 bit for bit.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import os
-import pathlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
@@ -36,9 +34,8 @@ _STEP_RATE = 4  # Hz at which sections are searched
 _SILENCE = 1e-5  # RMS under which a whole track counts as silent
 _TAU = 2 * np.pi
 
-Fields = tuple[
-  np.ndarray, np.ndarray
-]  # place in the palette in turns, light from 0 to about 1; [height, width]
+Path = str | os.PathLike[str]
+Fields = tuple[np.ndarray, np.ndarray]  # [height, width]: place in the palette in turns; light, about 0 to 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +51,9 @@ class VisualizerConfig:
   seed: int = 0
 
   def __post_init__(self):
-    if not 1 <= self.frame_rate <= 60 or self.seed < 0:
-      raise errors.ConfigError(f'frame_rate must be 1 to 60 and seed 0 or more in {self}.')
-    if min(self.width, self.height) < 16 or self.width % 2 or self.height % 2:
-      raise errors.ConfigError(f'width and height must be even and at least 16 in {self}.')
+    even = not (self.width % 2 or self.height % 2)
+    if not (1 <= self.frame_rate <= 60 and self.seed >= 0 and even and min(self.width, self.height) >= 16):
+      raise errors.ConfigError(f'{self}: frame_rate is 1 to 60, seed 0 or more, sizes even and 16 or more.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,22 +71,14 @@ class Analysis:
 
 
 def analyse(audio: np.ndarray, sample_rate: int, frame_rate: int = 12) -> Analysis:
-  """Measures what the video is to follow.
+  """Measures what the video is to follow in mono audio, float32 [samples], for frames at frame_rate Hz.
 
-  Args:
-    audio: float32 [samples], mono.
-    sample_rate: in Hz, at least 8000.
-    frame_rate: of the curves, in Hz.
-
-  Raises errors.InputError if the audio is empty, not mono or not finite.
+  Raises errors.InputError if the audio is empty, not mono, not finite or at under 8000 Hz.
   """
   audio = np.ascontiguousarray(audio, np.float32)
-  if audio.ndim != 1 or not len(audio):
-    raise errors.InputError(f'audio to analyse must be [samples] and not empty, but has shape {audio.shape}.')
-  if sample_rate < 8000:
-    raise errors.InputError(f'audio to analyse must be at 8000 Hz or more, not at {sample_rate}.')
-  if not np.isfinite(audio).all():
-    raise errors.InputError('audio to analyse holds values that are not finite.')
+  if audio.ndim != 1 or not len(audio) or sample_rate < 8000 or not np.isfinite(audio).all():
+    need = '[samples], not empty, finite and at 8000 Hz or more'
+    raise errors.InputError(f'audio to analyse must be {need}, but is {audio.shape} at {sample_rate} Hz.')
   frames = max(1, round(len(audio) / sample_rate * frame_rate))
 
   # Short windows place attacks; chroma needs long ones, to tell the semitones of the low octaves apart.
@@ -102,9 +90,10 @@ def analyse(audio: np.ndarray, sample_rate: int, frame_rate: int = 12) -> Analys
   log_mel = np.log10(np.maximum(mel, max(mel.max() * 1e-3, 1e-9)))
 
   def at_frames(curve: np.ndarray, hop: int, reduce=np.add, rate: float = frame_rate, count: int = frames):
-    starts = np.ceil(np.arange(count) * sample_rate / rate / hop).astype(int).clip(0, curve.shape[-1] - 1)
+    last = curve.shape[-1]
+    starts = np.ceil(np.arange(count) * sample_rate / rate / hop).astype(int).clip(0, last - 1)
     total = reduce.reduceat(curve, starts, axis=-1)
-    return total if reduce is np.maximum else total / np.diff(starts, append=curve.shape[-1]).clip(1)
+    return total if reduce is np.maximum else total / np.diff(starts, append=last).clip(1)
 
   energy = _energy(audio, sample_rate, frame_rate, frames)
   # An attack first shows in a window that ends just after it, so its flux is filed one hop later.
@@ -113,32 +102,25 @@ def analyse(audio: np.ndarray, sample_rate: int, frame_rate: int = 12) -> Analys
   onset = at_frames(flux, hop, np.maximum)
   onset = np.clip(onset / max(np.percentile(onset, 98), 0.05), 0, 1)
 
-  level = mel.sum(0)
-  centroid = (np.arange(len(mel)) / len(mel)) @ mel / np.maximum(level, 1e-9)
+  centroid = (np.arange(40) / 40) @ mel / np.maximum(mel.sum(0), 1e-9)
   centroid = scipy.ndimage.gaussian_filter1d(at_frames(centroid, hop), frame_rate * 0.15)
   low, high = np.percentile(centroid, [3, 97])
   middle, span = (low + high) / 2, max(high - low, 0.15)  # a steady timbre stays in the middle
   timbre = np.clip((centroid - middle) / span + 0.5, 0, 1)
 
-  turn = np.exp(2j * np.pi * (np.arange(12) * 7 % 12) / 12)
-  arrow = at_frames(turn @ chroma, slow_hop)
-  total = at_frames(chroma.sum(0), slow_hop)
-  arrow = scipy.ndimage.gaussian_filter1d(arrow, frame_rate * 0.7)
-  total = scipy.ndimage.gaussian_filter1d(total, frame_rate * 0.7)
-  clarity = np.clip(2 * np.abs(arrow) / np.maximum(total, 1e-6), 0, 1)
+  fifths = np.exp(1j * _TAU * (np.arange(12) * 7 % 12) / 12)
+  arrows = at_frames(np.stack([fifths @ chroma, chroma.sum(0)]), slow_hop)
+  arrow, total = scipy.ndimage.gaussian_filter1d(arrows, frame_rate * 0.7, axis=1)
+  clarity = np.clip(2 * np.abs(arrow) / np.maximum(total.real, 1e-6), 0, 1)
+  hue = np.angle(arrow) / _TAU % 1
 
   steps = max(1, int(len(audio) / sample_rate * _STEP_RATE))
   mel_steps = at_frames(log_mel, hop, rate=_STEP_RATE, count=steps)
   chroma_steps = at_frames(chroma / np.maximum(chroma.sum(0), 1e-6), slow_hop, rate=_STEP_RATE, count=steps)
   cuts = _cuts(_novelty(mel_steps, chroma_steps), onset, frame_rate)
-  curves = {'energy': energy, 'onset': onset, 'timbre': timbre, 'clarity': clarity}
-  return Analysis(
-    frame_rate=frame_rate,
-    hue=(np.angle(arrow) / (_TAU) % 1).astype(np.float32) % 1,  # rounding to float32 may give 1
-    cuts=cuts,
-    fingerprint=zlib.crc32(audio),
-    **{name: curve.astype(np.float32) for name, curve in curves.items()},
-  )
+  curves = [np.asarray(curve, np.float32) for curve in (energy, onset, timbre, hue, clarity)]
+  curves[3] %= 1  # rounding to float32 may have made a hue 1
+  return Analysis(frame_rate, *curves, cuts=cuts, fingerprint=zlib.crc32(audio.data))
 
 
 def _spectra(audio: np.ndarray, n_fft: int, hop: int, bands: scipy.sparse.csr_array) -> np.ndarray:
@@ -151,7 +133,7 @@ def _spectra(audio: np.ndarray, n_fft: int, hop: int, bands: scipy.sparse.csr_ar
   block = max(1, 2**20 // n_fft)
   parts = []
   for start in range(0, len(windows), block):
-    bins = scipy.fft.rfft(windows[start : start + block] * hann, axis=1)
+    bins = np.asarray(scipy.fft.rfft(windows[start : start + block] * hann, axis=1))
     parts.append(np.abs(bins)[:, : across.shape[0]] @ across)
   return np.concatenate(parts).T
 
@@ -187,42 +169,32 @@ def _novelty(mel: np.ndarray, chroma: np.ndarray) -> np.ndarray:
   is the squared length of one signed sum over the features, and the matrix need not be built.
   """
 
-  def standard(x: np.ndarray, weight: float) -> np.ndarray:
-    x = x - x.mean(1, keepdims=True)
-    return x * weight / max(np.sqrt((x**2).sum(0).mean()), 1e-6)
-
-  features = np.concatenate([standard(mel, 1.0), standard(chroma, 0.7)])
+  features = []
+  for means, weight in ((mel, 1.0), (chroma, 0.7)):
+    means = means - means.mean(1, keepdims=True)
+    features.append(means * weight / max(np.sqrt((means**2).sum(0).mean()), 1e-6))
   reach = 6 * _STEP_RATE
-  offset = np.arange(reach) + 0.5
-  taper = np.exp(-((offset / (reach / 2)) ** 2))
+  taper = np.exp(-(((np.arange(reach) + 0.5) / (reach / 2)) ** 2))
   kernel = np.concatenate([-taper[::-1], taper])
-  signed = scipy.ndimage.correlate1d(features, kernel, axis=1, mode='nearest')
+  signed = scipy.ndimage.correlate1d(np.concatenate(features), kernel, axis=1, mode='nearest')
   return (signed**2).sum(0)
 
 
 def _cuts(novelty: np.ndarray, onset: np.ndarray, frame_rate: int) -> np.ndarray:
   """Section boundaries as bool [frames]: peaks of novelty, moved to a strong onset close by."""
-  steps = len(novelty)
   # Snapping moves each end of a section, so the gaps chosen here leave room for it.
   least = int(np.ceil((MIN_SECTION + 2 * _SNAP) * _STEP_RATE))
   most = int((MAX_SECTION - 2 * _SNAP) * _STEP_RATE)
-  peak = np.zeros(steps, bool)
-  peak[1:-1] = (novelty[1:-1] > novelty[:-2]) & (novelty[1:-1] >= novelty[2:])
-  enough = novelty.mean() + 0.3 * novelty.std()
-  chosen = [0, steps]
-  for step in sorted(np.flatnonzero(peak & (novelty > enough)), key=lambda s: (-novelty[s], s)):
+  peak = novelty == scipy.ndimage.maximum_filter1d(novelty, 3)
+  peak &= novelty > novelty.mean() + 0.3 * novelty.std()
+  chosen = [0, len(novelty)]
+  for step in sorted(np.flatnonzero(peak).tolist(), key=lambda step: -novelty[step]):
     if min(abs(step - other) for other in chosen) >= least:
-      chosen.append(int(step))
+      chosen.append(step)
   chosen.sort()
-  i = 1
-  while i < len(chosen):
-    before, after = chosen[i - 1], chosen[i]
-    if after - before > most:  # a long stretch is split where it changes most
-      # 'inside' keeps clear of both ends, so the loop ends: every split leaves two shorter stretches
-      inside = slice(before + least, after - least)
-      chosen.insert(i, before + least + int(np.argmax(novelty[inside])))
-    else:
-      i += 1
+  while max(gaps := np.diff(chosen)) > most:  # a long stretch is split where it changes most
+    start = chosen[i := int(np.argmax(gaps))] + least
+    chosen.insert(i + 1, start + int(np.argmax(novelty[start : chosen[i + 1] - least])))
   cuts = np.zeros(len(onset), bool)
   reach = int(_SNAP * frame_rate)
   for step in chosen[1:-1]:
@@ -302,10 +274,10 @@ def _stage(rng: np.random.Generator, scene: Callable[..., Fields], height: int, 
   constants = rng.uniform(size=(8, 256)).astype(np.float32)
   vignette = 1 - rng.uniform(0.05, 0.3) * (x**2 / aspect**2 + y**2).astype(np.float32)
   mirror, poster, negative = (rng.uniform(size=3) < [0.2, 0.2, 0.15]).tolist()
-  levels = int(rng.integers(4, 8))
+  levels, tempo = int(rng.integers(4, 8)), 1.0
 
   def draw(phase: float, pulse: float) -> Fields:
-    place, lit = scene(constants, x, y, phase, pulse)
+    place, lit = scene(constants, x, y, phase * tempo, pulse)
     if poster:
       place = np.floor(place * levels) / levels
     if negative:
@@ -314,9 +286,11 @@ def _stage(rng: np.random.Generator, scene: Callable[..., Fields], height: int, 
       place, lit = (np.where(x < 0, field[:, ::-1], field) for field in (place, lit))
     return place, lit * vignette
 
-  # Scenes come out equally light on average, so that brightness tells of loudness and not of the scene.
-  gain = float(np.clip(0.75 / np.mean([draw(phase, 0.0)[1].mean() for phase in range(5)]), 0.5, 3))
-  vignette = vignette * np.float32(gain)
+  # Scenes come out about equally light and fast, so that both tell of the music and not of the scene.
+  trial = [(draw(phase, 0.0)[1], draw(phase + 0.05, 0.0)[1]) for phase in range(5)]
+  moved = np.mean([np.abs(after - before).mean() / before.mean() for before, after in trial])
+  tempo = float(np.clip(0.1 / max(moved, 1e-3), 0.4, 4))
+  vignette = vignette * np.float32(np.clip(0.75 / np.mean([before.mean() for before, _ in trial]), 0.5, 3))
   return draw
 
 
@@ -355,18 +329,17 @@ def _stars(c: np.ndarray, x: np.ndarray, y: np.ndarray, phase: float, pulse: flo
 
 
 def _stripes(c: np.ndarray, x: np.ndarray, y: np.ndarray, phase: float, pulse: float) -> Fields:
-  density = (0.6 + 2 * c[0, 0]) * (1 - 0.25 * pulse)
+  density, onward = (0.6 + 2 * c[0, 0]) * (1 - 0.25 * pulse), phase if c[0, 6] < 0.5 else -phase
   if c[0, 1] < 0.4:  # wound about a point they are a tunnel, with a whole number of arms
     x, y = x + c[0, 2] - 0.5, y + c[0, 3] - 0.5
-    side = np.round(6 * c[0, 4]) * np.arctan2(y, x) / _TAU + 0.2 * phase
-    lines = density / (np.hypot(x, y) + 0.2) + side
+    side = arms = np.round(6 * c[0, 4]) * np.arctan2(y, x) / _TAU + 0.2 * phase
+    lines = density / (np.hypot(x, y) + 0.2) + onward
   else:
-    angle = _TAU * (c[0, 2] + (c[0, 3] - 0.5) * 0.08 * phase)
-    lines = density * (x * np.cos(angle) + y * np.sin(angle))
+    angle, arms = _TAU * (c[0, 2] + (c[0, 3] - 0.5) * 0.08 * phase), 0
+    lines = density * (x * np.cos(angle) + y * np.sin(angle)) + onward
     side = c[0, 4] * (y * np.cos(angle) - x * np.sin(angle)) + 0.3 * phase
-  lines = lines + 0.4 * c[0, 5] * _wave(side) + (phase if c[0, 6] < 0.5 else -phase)
-  light = 0.55 + 0.45 * np.tanh((0.8 + 4 * c[0, 7]) * np.sin(_TAU * lines))
-  return (0.1 + 0.4 * c[0, 8]) * lines, light
+  lit = np.sin(_TAU * (lines + arms + 0.4 * c[0, 5] * _wave(side)))
+  return (0.1 + 0.4 * c[0, 8]) * lines, 0.55 + 0.45 * np.tanh((0.8 + 4 * c[0, 7]) * lit)
 
 
 def _shapes(c: np.ndarray, x: np.ndarray, y: np.ndarray, phase: float, pulse: float) -> Fields:
@@ -395,61 +368,31 @@ def _plasma(c: np.ndarray, x: np.ndarray, y: np.ndarray, phase: float, pulse: fl
 _SCENES: list[Callable[..., Fields]] = [_blobs, _stars, _stripes, _shapes, _plasma]
 
 
-def visualize(
-  audio_path: str | os.PathLike, out_path: str | os.PathLike, config: VisualizerConfig, mux_audio: bool = True
-) -> None:
+def visualize(audio_path: Path, out_path: Path, config: VisualizerConfig, mux_audio: bool = True) -> None:
   """Writes an mp4 (H.264, and the audio as mono AAC if mux_audio) as long as the audio to half a frame.
 
   Raises errors.MediaError if the audio cannot be read, OSError if the video cannot be written.
   """
-  audio, sample_rate = media_audio.load_audio(audio_path, SAMPLE_RATE, channels=1)
-  if not len(audio):
-    raise errors.MediaError(f'{audio_path}: holds no audio.')
-  audio = audio[:, 0]
-  frames = render(analyse(audio, sample_rate, config.frame_rate), config)
-  out_path = pathlib.Path(out_path)
-  temporary = out_path.with_name(f'.{out_path.name}.{os.getpid()}.tmp')
-  try:
-    _encode(frames, config, temporary, audio if mux_audio else None, sample_rate)
-    os.replace(temporary, out_path)
-  finally:
-    with contextlib.suppress(FileNotFoundError):
-      temporary.unlink()
-
-
-def _encode(
-  frames: Iterable[np.ndarray],
-  config: VisualizerConfig,
-  path: pathlib.Path,
-  audio: np.ndarray | None,
-  sample_rate: int,
-) -> None:
-  """Writes frames and, where given, audio [samples] side by side, so that players need not seek."""
-  with av.open(str(path), 'w', format='mp4') as container:
+  audio = media_audio.load_audio(audio_path, SAMPLE_RATE, channels=1)[0][:, 0]
+  analysis = analyse(audio, SAMPLE_RATE, config.frame_rate)
+  pieces, done = np.array_split(audio, len(analysis.energy)), 0  # one a frame, so that players need not seek
+  with media_audio.replaced_when_done(out_path) as temporary, av.open(temporary, 'w', 'mp4') as container:
     container.metadata['comment'] = 'procedural visualization of the audio, not real video'
     video = container.add_stream('libx264', rate=config.frame_rate)
     video.width, video.height, video.pix_fmt = config.width, config.height, 'yuv420p'
     video.gop_size = 2 * config.frame_rate  # clips are cut from anywhere, so seeks must be short
     video.options = {'preset': 'veryfast', 'crf': '28'}
     video.codec_context.thread_count = 1  # batches run one file a core
-    sound = None if audio is None else container.add_stream('aac', rate=sample_rate, layout='mono')
-    done = 0
-
-    def write_sound(until: int) -> None:
-      nonlocal done
-      while sound is not None and audio is not None and done < until:
-        chunk = np.ascontiguousarray(audio[None, done : done + 1024])
-        block = av.AudioFrame.from_ndarray(chunk, format='fltp', layout='mono')
-        block.sample_rate, block.time_base, block.pts = sample_rate, Fraction(1, sample_rate), done
-        container.mux(sound.encode(block))
-        done += chunk.shape[1]
-
-    for i, picture in enumerate(frames):
+    sound = container.add_stream('aac', rate=SAMPLE_RATE, layout='mono') if mux_audio else None
+    for i, (picture, piece) in enumerate(zip(render(analysis, config), pieces, strict=True)):
       frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format='rgb24')
       frame.pts, frame.time_base = i, Fraction(1, config.frame_rate)
       container.mux(video.encode(frame))
-      write_sound(min((i + 1) * sample_rate // config.frame_rate, 0 if audio is None else len(audio)))
-    write_sound(0 if audio is None else len(audio))
-    for stream in (video, sound):
-      if stream is not None:
-        container.mux(stream.encode(None))
+      if sound:
+        block = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece[None]), 'fltp', 'mono')
+        block.sample_rate, block.pts, block.time_base = SAMPLE_RATE, done, Fraction(1, SAMPLE_RATE)
+        container.mux(sound.encode(block))
+        done += len(piece)
+    container.mux(video.encode(None))
+    if sound:
+      container.mux(sound.encode(None))

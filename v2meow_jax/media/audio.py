@@ -36,7 +36,7 @@ def load_audio(
 
   Sample `i` sounds `start + i / sample_rate` seconds after the first frame of the video, or after the
   first sample where there is no video. Where the sound starts late, and where a damaged packet is
-  passed over, zeros stand in.
+  passed over, zeros stand in; in bare MP3 and AAC, which have no time stamps, what follows moves up.
 
   Args:
     path: a local file in any container that FFmpeg reads.
@@ -162,7 +162,7 @@ def _placed(path: str | os.PathLike, rate: int, begin: int) -> Iterator[tuple[in
         target = zero + Fraction(begin, rate) - _PREROLL
         try:
           container.seek(math.floor(target / stream.time_base), stream=stream)
-        except (OSError, av.error.FFmpegError):
+        except av.error.FFmpegError:
           continue
       jitter = max(_JITTER, 2 * stream.time_base) * rate
       at = None if seek else 0

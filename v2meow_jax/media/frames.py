@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
+import av.error
 import numpy as np
 from av.container import InputContainer
 
@@ -127,7 +128,7 @@ def _decoded(path: str | os.PathLike, begin: Fraction) -> Iterator[tuple[Fractio
       if seek:
         try:
           container.seek(target, stream=stream)
-        except OSError:
+        except av.error.FFmpegError:
           continue
       for tick, frame in timed_frames(container, stream):
         if seek and tick > target:

@@ -113,7 +113,7 @@ def _with_decoding_times(source: InputContainer, stream: Any) -> Iterator[Any]:
     if packet.dts is None and last is None:
       early.append(packet)
       continue
-    if packet.dts is None or (last is not None and packet.dts <= last):
+    if last is not None and (packet.dts is None or packet.dts <= last):
       packet.dts = last + 1
     if packet.pts is None:
       packet.pts = packet.dts
@@ -126,7 +126,8 @@ def _with_decoding_times(source: InputContainer, stream: Any) -> Iterator[Any]:
     yield from _backdated(early, min(packet.pts for packet in early) + step)
 
 
-def _backdated(packets: list[Any], before: int) -> list[Any]:
+def _backdated(packets: list[Any], before: Any) -> list[Any]:
+  """Gives the packets decoding times, in ticks, that end below `before`."""
   for packet in reversed(packets):
     before = min(before - max(1, packet.duration or 1), packet.pts)
     packet.dts = before
