@@ -5,6 +5,7 @@ Every other room speaks in these terms. Element `i` of a stream covers the time 
 """
 
 import dataclasses
+from collections.abc import Callable
 from fractions import Fraction
 
 import gin
@@ -83,3 +84,35 @@ class Stream:
     if self.kind != 'tokens':
       raise errors.ConfigError(f'stream {self.name!r} is no token stream and has no bit rate')
     return float(self.rate * self.width * np.log2(self.codes))
+
+
+# How elements reach a model.
+MODEL_DTYPES = {'embedding': np.float32, 'tokens': np.int32, 'audio': np.int16}
+
+
+def crop(
+  stream: Stream, read: Callable[[int, int], np.ndarray], start: Fraction, seconds: Fraction
+) -> dict[str, np.ndarray]:
+  """A stream from `start` for `seconds`, at its fixed length, as models and batches take it.
+
+  Args:
+    stream: which.
+    read: (first, stop) -> elements [at most stop - first, width], fewer where the clip ends.
+    start: of the crop within the clip, in seconds; elements are cut at the nearest index.
+    seconds: length of the crop.
+
+  Returns:
+    `NAME` [n, width], float32 embeddings, int32 tokens or int16 audio, zero after the clip's end;
+    `NAME/mask` [n] bool, False there; `NAME/offset` float32, start of element 0 minus start of the
+    crop, in seconds.
+  """
+  length, first = stream.length(seconds), stream.index(start)
+  found = read(first, first + length)
+  values = np.zeros((length, stream.width), MODEL_DTYPES[stream.kind])
+  values[: len(found)] = found
+  offset = first / stream.rate - start if stream.rate else 0
+  return {
+    stream.name: values,
+    f'{stream.name}/mask': np.arange(length) < len(found),
+    f'{stream.name}/offset': np.float32(offset),
+  }

@@ -166,7 +166,7 @@ def _write(path: pathlib.Path, rows: list[Row]) -> None:
 def _parser() -> argparse.ArgumentParser:
   default = visualizer.VisualizerConfig()
   parser = argparse.ArgumentParser(
-    'visualize', description='Render music to procedural videos, which are not real video.'
+    'v2meow visualize', description='Render music to procedural videos, which are not real video.'
   )
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument('--audio', help='one audio file')

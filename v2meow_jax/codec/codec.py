@@ -62,14 +62,16 @@ class Codec:
   Args:
     config: what to build.
     weights: `{'params': tree, 'codebooks': [levels, codes, dimension]}`.
+    identity: of the weights as trained, where these are stored in fewer bits; computed by default.
   """
 
   needs = 'audio'
 
-  def __init__(self, config: CodecConfig, weights: dict):
+  def __init__(self, config: CodecConfig, weights: dict, identity: dict | None = None):
     self.config = config
     self.weights = jax.tree.map(lambda x: np.asarray(x, np.float32), weights)
     self.stream = config.tokens
+    self._identity = identity
     network = config.build()
 
     @jax.jit
@@ -85,7 +87,7 @@ class Codec:
     self._encode, self._decode = encode, decode
 
   def __reduce__(self):
-    return Codec, (self.config, self.weights)  # compiled functions do not travel to other processes
+    return Codec, (self.config, self.weights, self._identity)  # compiled functions do not travel to other processes
 
   @property
   def sample_rate(self) -> int:
@@ -95,6 +97,8 @@ class Codec:
   @functools.cached_property
   def identity(self) -> dict:
     """What `streams.json` records: the settings and a hash of the weights."""
+    if self._identity is not None:
+      return self._identity
     digest = hashlib.sha256()
     for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(self.weights), key=lambda kv: str(kv[0])):
       digest.update(str(path).encode() + np.ascontiguousarray(leaf).tobytes())

@@ -1,13 +1,10 @@
 """Batches of crops for training, read in the computed order. Needs neither TensorFlow nor SeqIO.
 
-A batch is a dictionary; for every stream it holds
-
-    NAME          [batch, n, width] float32 embeddings, int32 tokens or int16 audio
-    NAME/mask     [batch, n] bool: False where the clip had ended or lacks the stream
-    NAME/offset   [batch] float32: start of element 0 minus start of the crop, in seconds
+A batch is a dictionary of what `streams.crop` returns for every stream, with a leading batch axis.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -18,25 +15,7 @@ from v2meow_jax import errors
 from v2meow_jax.data import order
 from v2meow_jax.data.dataset import Dataset
 from v2meow_jax.stages import Stage
-from v2meow_jax.streams import Stream
-
-DTYPES = {'embedding': np.float32, 'tokens': np.int32, 'audio': np.int16}
-
-
-def crop(dataset: Dataset, clip: int, start: Fraction, seconds: Fraction) -> dict[str, np.ndarray]:
-  """One example: every stream of the dataset from `start` for `seconds`, padded to its fixed length."""
-  example = {}
-  for stream in dataset.streams:
-    length, first = stream.length(seconds), stream.index(start)
-    found = dataset.read(stream, clip, first, first + length)
-    values = np.zeros((length, stream.width), DTYPES[stream.kind])
-    values[: len(found)] = found
-    example[stream.name] = values
-    example[f'{stream.name}/mask'] = np.arange(length) < len(found)
-    offset = first / stream.rate - start if stream.rate else 0
-    example[f'{stream.name}/offset'] = np.float32(offset)
-  return example
-
+from v2meow_jax.streams import Stream, crop
 
 class CropSource:
   """Examples of a run by their number.
@@ -63,7 +42,12 @@ class CropSource:
     )
 
   def __getitem__(self, n: int) -> dict[str, np.ndarray]:
-    return crop(self.dataset, *self.place(n), self.crop_seconds)
+    clip, start = self.place(n)
+    example = {}
+    for stream in self.dataset.streams:
+      read = functools.partial(self.dataset.read, stream, clip)
+      example |= crop(stream, read, start, self.crop_seconds)
+    return example
 
 
 @gin.register
@@ -96,6 +80,11 @@ class ClipBatches:
     return CropSource(
       Dataset(self.dataset_dir, self.split, tuple(self.streams)), Fraction(self.crop_seconds), self.seed
     )
+
+  def describe(self) -> dict:
+    """What made each stream, for whoever uses the trained weights."""
+    dataset = self.source().dataset
+    return {stream.name: dataset.identity(stream) for stream in dataset.streams}
 
   def start(self, position: int) -> Iterator[dict[str, np.ndarray]]:
     """Batches from example number `position` on, without end."""

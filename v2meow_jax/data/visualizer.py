@@ -152,10 +152,10 @@ def _energy(audio: np.ndarray, sample_rate: int, frame_rate: int, frames: int) -
   """Loudness [frames] in [0, 1]: dB over the track's own range, of at least 9 and at most 30 dB."""
   starts = (np.arange(frames) * sample_rate // frame_rate).astype(int)
   power = np.add.reduceat(np.square(audio), starts, dtype=np.float64) / np.diff(starts, append=len(audio))
-  power = scipy.ndimage.gaussian_filter1d(power, frame_rate * 0.08)
   if power.max() < _SILENCE**2:
     return np.zeros(frames)
-  decibels = 10 * np.log10(np.maximum(power, _SILENCE**2))
+  decibels = 10 * np.log10(np.maximum(power, power.max() * 1e-5))
+  decibels = scipy.ndimage.gaussian_filter1d(decibels, frame_rate * 0.05)
   low, high = np.percentile(decibels, [10, 97])
   low = np.clip(low, high - 30, high - 9)
   return np.clip((decibels - low) / (high - low), 0, 1)
@@ -381,7 +381,8 @@ def visualize(audio_path: Path, out_path: Path, config: VisualizerConfig, mux_au
     video = container.add_stream('libx264', rate=config.frame_rate)
     video.width, video.height, video.pix_fmt = config.width, config.height, 'yuv420p'
     video.gop_size = 2 * config.frame_rate  # clips are cut from anywhere, so seeks must be short
-    video.options = {'preset': 'veryfast', 'crf': '28'}
+    # Without the macroblock tree, since x264's is not bit for bit the same from run to run.
+    video.options = {'preset': 'veryfast', 'crf': '28', 'mbtree': '0'}
     video.codec_context.thread_count = 1  # batches run one file a core
     sound = container.add_stream('aac', rate=SAMPLE_RATE, layout='mono') if mux_audio else None
     for i, (picture, piece) in enumerate(zip(render(analysis, config), pieces, strict=True)):

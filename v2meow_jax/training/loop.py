@@ -134,7 +134,8 @@ def train(
   run_dir = epath.Path(run_dir)
   partitioner.check_batch(batches.batch_size)
   run_dir.mkdir(parents=True, exist_ok=True)
-  (run_dir / 'model.json').write_text(json.dumps(trainable.describe(), indent=2) + '\n')
+  about = trainable.describe() | {'data': batches.describe()}
+  (run_dir / 'model.json').write_text(json.dumps(about, indent=2) + '\n')
   root = jax.random.key(seed)
   began = time.monotonic()
 

@@ -41,6 +41,10 @@ class Batches(Protocol):
 
   batch_size: int
 
+  def describe(self) -> dict[str, Any]:
+    """JSON values that say what made the data."""
+    ...
+
   def start(self, position: int) -> Iterator[Batch]:
     """Batches from example number `position` of the run on."""
     ...

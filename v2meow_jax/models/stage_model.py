@@ -1,0 +1,153 @@
+"""A stage's network: prefix, embedding of steps, Transformer, and one head a codebook level.
+
+The input at step s is the embedding of step s - 1 (a learned vector at step 0) and the output is the
+distribution of step s. Logits are always over one level's codes, by that level's slice of the head.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from v2meow_jax import stages
+from v2meow_jax.models import conditioning
+from v2meow_jax.models.transformer import LayerCache, Transformer, TransformerConfig
+from v2meow_jax.stages import Stage
+
+
+class StageModel(nn.Module):
+  """See the module's docstring. `batch` is what `data.batches` describes."""
+
+  stage: Stage
+  config: TransformerConfig
+
+  def setup(self):
+    stage, width = self.stage, self.config.width
+    depth, codes = stage.target.depth, stage.target.stream.codes
+    self.conditions = [
+      conditioning.ConditionEncoder(c, width, name=f'condition_{conditioning.name_of(c)}') for c in stage.conditions
+    ]
+    self.transformer = Transformer(self.config)
+    self.first = self.param(
+      'first', nn.with_logical_partitioning(nn.initializers.normal(1.0), ('embed',)), (width,)
+    )
+    self.embedding = self.param(
+      'embedding',
+      nn.with_logical_partitioning(nn.initializers.normal(stage.step_tokens**-0.5), (None, 'vocab', 'embed')),
+      (depth, codes, width),
+    )
+    self.head = self.param(
+      'head',
+      nn.with_logical_partitioning(
+        nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal', in_axis=1, out_axis=2, batch_axis=0),
+        (None, 'embed', 'vocab'),
+      ),
+      (depth, width, codes),
+    )
+
+  def prefix(
+    self, batch: dict, dropped: Bool[Array, 'b conditions'] | None = None
+  ) -> tuple[Float[Array, 'b p width'], Float[Array, 'b p']]:
+    """Embeddings and positions of the prefix."""
+    parts, places = [], []
+    unit = float(self.stage.target.step_rate)
+    for i, (condition, encoder) in enumerate(zip(self.stage.conditions, self.conditions, strict=True)):
+      name = condition.stream.name
+      values = batch[name]
+      parts.append(encoder(values, batch[f'{name}/mask'], None if dropped is None else dropped[:, i]))
+      places.append(conditioning.positions(condition, batch[f'{name}/offset'], values.shape[1], unit))
+    if not parts:
+      size = batch[self.stage.target.stream.name].shape[0]
+      return jnp.zeros((size, 0, self.config.width)), jnp.zeros((size, 0))
+    joined = jnp.concatenate(places, 1)
+    if not self.config.time_aligned:
+      joined = jnp.broadcast_to(jnp.arange(joined.shape[1], dtype=jnp.float32), joined.shape)
+    return jnp.concatenate(parts, 1), joined
+
+  def step_positions(self, batch: dict, steps: Int[Array, ' n']) -> Float[Array, 'b n']:
+    """Positions of the inputs at these steps."""
+    target = self.stage.target
+    offset = batch[f'{target.stream.name}/offset'][:, None]
+    if not self.config.time_aligned:
+      return self.stage.prefix_length + steps + jnp.zeros_like(offset)
+    return offset * float(target.step_rate) + steps
+
+  def embed_steps(
+    self, tokens: Int[Array, 'b n k'], valid: Bool[Array, 'n k'], first_step: Int[Array, ''] | int = 0
+  ) -> Float[Array, 'b n width']:
+    """Embeddings of steps, the first of which has number `first_step`; gaps of a delay add nothing."""
+    if self.stage.target.pattern == 'flatten':
+      levels = ((first_step + jnp.arange(tokens.shape[1])) % self.stage.target.depth)[:, None]
+    else:
+      levels = jnp.arange(self.stage.target.depth)[None, :]
+    return jnp.sum(self.embedding[levels, tokens] * valid[..., None], -2)
+
+  def __call__(
+    self, batch: dict, dropped: Bool[Array, 'b conditions'] | None = None, deterministic: bool = True
+  ) -> Float[Array, 'b frames depth codes']:
+    """Teacher-forced float32 logits of every token of the target."""
+    target = self.stage.target
+    tokens = batch[target.stream.name][..., slice(*target.levels)]
+    steps, valid = stages.to_steps(target, tokens)
+    prefix, places = self.prefix(batch, dropped)
+    inputs = self.embed_steps(steps[:, :-1], jnp.asarray(valid[:-1]))
+    first = jnp.broadcast_to(self.first, (inputs.shape[0], 1, self.config.width))
+    x = jnp.concatenate([prefix, first, inputs], 1)
+    places = jnp.concatenate([places, self.step_positions(batch, jnp.arange(steps.shape[1]))], 1)
+    hidden, _ = self.transformer(x, places, prefix.shape[1], deterministic)
+    hidden = hidden[:, prefix.shape[1] :]
+    frames, depth = tokens.shape[1:]
+    if target.pattern == 'flatten':
+      hidden = hidden.reshape(hidden.shape[0], frames, depth, -1)
+    else:
+      hidden = jnp.stack([hidden[:, k : k + frames] for k in range(depth)], 2)
+    return jnp.einsum('bfkd,kdv->bfkv', hidden, self.head, preferred_element_type=jnp.float32)
+
+  def _step_logits(self, hidden: Float[Array, 'b width'], step) -> Float[Array, 'b k codes']:
+    if self.stage.target.pattern == 'flatten':
+      head = jax.lax.dynamic_index_in_dim(self.head, step % self.stage.target.depth, keepdims=True)
+    else:
+      head = self.head
+    return jnp.einsum('bd,kdv->bkv', hidden, head, preferred_element_type=jnp.float32)
+
+  def prefill(
+    self, batch: dict, known: Int[Array, 'b n k'], capacity: int, dropped: Bool[Array, 'b conditions'] | None = None
+  ) -> tuple[Float[Array, 'b k codes'], list[LayerCache]]:
+    """Reads the prefix and `n` known steps; logits of step n, and a cache for `capacity` elements.
+
+    Args:
+      batch: conditions, and the target's `NAME/offset`.
+      known: steps that are given, such as the tail of the window before.
+      capacity: elements that prefix and steps will come to.
+      dropped: conditions to be left out, for guidance.
+    """
+    count = known.shape[1]
+    valid = np.ones(known.shape[1:], bool)
+    if self.stage.target.pattern == 'delay':
+      valid = np.arange(count)[:, None] >= np.arange(known.shape[2])
+    prefix, places = self.prefix(batch, dropped)
+    first = jnp.broadcast_to(self.first, (prefix.shape[0], 1, self.config.width))
+    x = jnp.concatenate([prefix, first, self.embed_steps(known, jnp.asarray(valid))], 1)
+    places = jnp.concatenate([places, self.step_positions(batch, jnp.arange(count + 1))], 1)
+    hidden, cache = self.transformer(x, places, prefix.shape[1])
+    room = ((0, 0), (0, capacity - x.shape[1]), (0, 0), (0, 0))
+    cache = [(jnp.pad(k, room), jnp.pad(v, room)) for k, v in cache]
+    return self._step_logits(hidden[:, -1], jnp.int32(count)), cache
+
+  def decode_step(
+    self, batch: dict, tokens: Int[Array, 'b k'], step: Int[Array, ''], cache: list[LayerCache]
+  ) -> tuple[Float[Array, 'b k codes'], list[LayerCache]]:
+    """Logits of step `step` from the tokens of the step before, and the new keys and values.
+
+    The caller writes those into the cache at index `prefix_length + step`.
+    """
+    valid = jnp.ones(tokens.shape[1], bool)
+    if self.stage.target.pattern == 'delay':
+      # The step before holds frame step - 1 - k of level k; before the first and after the last there is a gap.
+      frame = step - 1 - jnp.arange(tokens.shape[1])
+      valid = (frame >= 0) & (frame < self.stage.frames)
+    x = self.embed_steps(tokens[:, None], valid[None], step - 1)
+    places = self.step_positions(batch, jnp.reshape(step, (1,)))
+    hidden, new = self.transformer.step(x, places, cache, self.stage.prefix_length + step)
+    return self._step_logits(hidden[:, 0], step), new

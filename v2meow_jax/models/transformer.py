@@ -1,0 +1,206 @@
+"""A decoder-only Transformer over a prefix and a causal sequence, with an explicit cache."""
+
+import dataclasses
+
+import flax.linen as nn
+import gin
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from v2meow_jax import errors
+from v2meow_jax.models import attention
+
+POSITIONS = ('rope', 'relative')
+
+# A layer's keys and values, each [batch, capacity, heads, head dimension].
+LayerCache = tuple[Array, Array]
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+  """Settings of the network.
+
+  Attributes:
+    layers: their number.
+    width: of the residual stream.
+    heads: attention heads; their dimension is width / heads.
+    mlp: width of the feed-forward layer.
+    positions: `rope` (rotary) or `relative` (T5's bucketed bias, one table for all layers).
+    time_aligned: rotary positions are times, so that a video frame and a token of the same instant
+      carry the same one; otherwise they count elements of the sequence. `rope` only.
+    qk_norm: RMS normalisation of queries and keys.
+    dropout: on embeddings and on each branch before it is added.
+    dtype: of activations, `float32` or `bfloat16`; parameters, softmax and loss are float32.
+  """
+
+  layers: int = 24
+  width: int = 1024
+  heads: int = 16
+  mlp: int = 4096
+  positions: str = 'rope'
+  time_aligned: bool = True
+  qk_norm: bool = True
+  dropout: float = 0.0
+  dtype: str = 'float32'
+
+  def __post_init__(self):
+    if min(self.layers, self.width, self.heads, self.mlp) < 1:
+      raise errors.ConfigError('transformer: layers, width, heads and mlp must be positive')
+    if self.width % (2 * self.heads):
+      raise errors.ConfigError(
+        f'transformer: width {self.width} is not a multiple of twice the {self.heads} heads'
+      )
+    if self.positions not in POSITIONS:
+      raise errors.ConfigError(f'transformer: positions {self.positions!r} is not one of {", ".join(POSITIONS)}')
+    if self.time_aligned and self.positions != 'rope':
+      raise errors.ConfigError('transformer: time_aligned needs positions "rope"')
+    if not 0 <= self.dropout < 1:
+      raise errors.ConfigError(f'transformer: dropout {self.dropout} is not in [0, 1)')
+    if self.dtype not in ('float32', 'bfloat16'):
+      raise errors.ConfigError(f'transformer: dtype {self.dtype!r} is not float32 or bfloat16')
+
+
+class RMSNorm(nn.Module):
+  """Root-mean-square normalisation with a learned scale (Zhang and Sennrich 2019), in float32."""
+
+  axis: str | None = 'embed'
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
+    scale = self.param('scale', nn.with_logical_partitioning(nn.initializers.ones, (self.axis,)), (x.shape[-1],))
+    wide = x.astype(jnp.float32)
+    wide *= jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + 1e-6)
+    return (wide * scale).astype(x.dtype)
+
+
+class Linear(nn.Module):
+  """Matrix product without bias; the kernel is [in, out] with logical axes `axes`."""
+
+  features: int
+  axes: tuple[str | None, str | None]
+  scale: float = 1.0
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*b i']) -> Float[Array, '*b features']:
+    init = nn.with_logical_partitioning(
+      nn.initializers.variance_scaling(self.scale, 'fan_in', 'truncated_normal'), self.axes
+    )
+    kernel = self.param('kernel', init, (x.shape[-1], self.features))
+    return x @ kernel.astype(x.dtype)
+
+
+class Layer(nn.Module):
+  """Attention and a gated feed-forward network, each normalised before and added after."""
+
+  config: TransformerConfig
+
+  def setup(self):
+    config = self.config
+    # Branches start small enough that the residual stream's variance does not grow with depth.
+    small = 1 / (2 * config.layers)
+    self.attention_norm, self.mlp_norm = RMSNorm(), RMSNorm()
+    self.query = Linear(config.width, ('embed', 'heads'))
+    self.key = Linear(config.width, ('embed', 'heads'))
+    self.value = Linear(config.width, ('embed', 'heads'))
+    self.out = Linear(config.width, ('heads', 'embed'), small)
+    if config.qk_norm:
+      self.query_norm, self.key_norm = RMSNorm('kv'), RMSNorm('kv')
+    self.gate = Linear(config.mlp, ('embed', 'mlp'))
+    self.up = Linear(config.mlp, ('embed', 'mlp'))
+    self.down = Linear(config.width, ('mlp', 'embed'), small)
+    self.dropout = nn.Dropout(config.dropout)
+
+  def _qkv(self, x, positions):
+    shape = (*x.shape[:2], self.config.heads, -1)
+    x = self.attention_norm(x)
+    q, k, v = (f(x).reshape(shape) for f in (self.query, self.key, self.value))
+    if self.config.qk_norm:
+      q, k = self.query_norm(q), self.key_norm(k)
+    if self.config.positions == 'rope':
+      q, k = attention.rotate(q, positions), attention.rotate(k, positions)
+    return q, k, v
+
+  def _finish(self, x, attended, deterministic):
+    attended = attended.reshape(*x.shape[:2], -1)
+    x = x + self.dropout(self.out(attended), deterministic=deterministic)
+    y = self.mlp_norm(x)
+    y = self.down(nn.gelu(self.gate(y)) * self.up(y))
+    return x + self.dropout(y, deterministic=deterministic)
+
+  def __call__(self, x, positions, prefix: int, bias, deterministic: bool):
+    q, k, v = self._qkv(x, positions)
+    x = self._finish(x, attention.prefix_causal(q, k, v, prefix, bias), deterministic)
+    return x, (k, v)
+
+  def step(self, x, positions, cache: LayerCache, filled, bias):
+    q, k, v = self._qkv(x, positions)
+    return self._finish(x, attention.decode(q, k, v, *cache, filled, bias), True), (k, v)
+
+
+class Transformer(nn.Module):
+  """The stack of layers; embeddings and heads are the stage model's."""
+
+  config: TransformerConfig
+
+  def setup(self):
+    # Named one by one: a checkpoint reads layer_0, layer_1, ...
+    self.layer = [Layer(self.config) for _ in range(self.config.layers)]
+    self.norm = RMSNorm()
+    self.dropout = nn.Dropout(self.config.dropout)
+    if self.config.positions == 'relative':
+      self.relative = self.param(
+        'relative_bias',
+        nn.with_logical_partitioning(nn.initializers.normal(0.1), (None, 'heads')),
+        (32, self.config.heads),
+      )
+
+  def _bias(self):
+    if self.config.positions != 'relative':
+      return None
+    table = self.relative
+
+    def bias(rows, columns):
+      bucket = attention.relative_bucket(columns[None, :] - rows[:, None])
+      return jnp.moveaxis(table[bucket], -1, 0)
+
+    return bias
+
+  def __call__(
+    self,
+    x: Float[Array, 'batch length width'],
+    positions: Float[Array, 'batch length'],
+    prefix: int,
+    deterministic: bool = True,
+  ) -> tuple[Float[Array, 'batch length width'], list[LayerCache]]:
+    """Outputs of the whole sequence, and every layer's keys and values."""
+    x = self.dropout(x.astype(self.config.dtype), deterministic=deterministic)
+    bias, cache = self._bias(), []
+    for layer in self.layer:
+      x, kv = layer(x, positions, prefix, bias, deterministic)
+      cache.append(kv)
+    return self.norm(x), cache
+
+  def step(
+    self,
+    x: Float[Array, 'batch 1 width'],
+    positions: Float[Array, 'batch 1'],
+    cache: list[LayerCache],
+    filled: Int[Array, ''],
+  ) -> tuple[Float[Array, 'batch 1 width'], list[LayerCache]]:
+    """Output of one more element, the `filled`-th of the sequence, and its keys and values."""
+    x = x.astype(self.config.dtype)
+    bias, new = self._bias(), []
+    for layer, layer_cache in zip(self.layer, cache, strict=True):
+      x, kv = layer.step(x, positions, layer_cache, filled, bias)
+      new.append(kv)
+    return self.norm(x), new
+
+
+def write(cache: list[LayerCache], new: list[LayerCache], at: Int[Array, '']) -> list[LayerCache]:
+  """The cache with the keys and values of one element written at index `at`."""
+  return [
+    tuple(jax.lax.dynamic_update_slice_in_dim(old, value, at, axis=1) for old, value in zip(o, n, strict=True))
+    for o, n in zip(cache, new, strict=True)
+  ]
