@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Callable
 
 import gin
-
 from v2meow_jax import errors
 
 MODULES = (
@@ -19,6 +18,7 @@ MODULES = (
   'v2meow_jax.models.trainable',
   'v2meow_jax.training.optimizers',
   'v2meow_jax.data.batches',
+  'v2meow_jax.data.seqio_batches',
 )
 
 
@@ -64,7 +64,9 @@ def load(args: argparse.Namespace) -> None:
   for path in [*filter(None, args.gin_search_paths.split(',')), str(gin_directory())]:
     gin.add_config_file_search_path(path)
   if not args.gin_file:
-    raise errors.ConfigError('no --gin_file is given; recipes are under gin/recipes, e.g. recipes/tiny_codec.gin')
+    raise errors.ConfigError(
+      'no --gin_file is given; recipes are under gin/recipes, e.g. recipes/tiny_codec.gin'
+    )
   logging.disable(logging.ERROR)  # gin logs an error for each search path that a file is not in
   try:
     with explained('the gin configuration'):
@@ -84,7 +86,7 @@ def configurable(function: Callable) -> Callable:
     return gin.external_configurable(function, function.__name__, module='v2meow_jax')
 
 
-class explained:  # noqa: N801 (a context manager, read as a word)
+class explained:
   """Turns gin's exceptions into `errors.ConfigError` with gin's own first line."""
 
   def __init__(self, what: str):
@@ -96,7 +98,9 @@ class explained:  # noqa: N801 (a context manager, read as a word)
   def __exit__(self, kind, error, traceback):
     if kind is None or issubclass(kind, errors.InputError):
       return False
-    if issubclass(kind, ValueError | TypeError | SyntaxError | KeyError | NameError | OSError | AttributeError):
+    if issubclass(
+      kind, ValueError | TypeError | SyntaxError | KeyError | NameError | OSError | AttributeError
+    ):
       lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [kind.__name__]
       told = lines[0] if len(lines) == 1 else f'{lines[0]} ({lines[-1]})'
       raise errors.ConfigError(f'{self._what}: {told}') from error

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import gin
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+import gin
 from v2meow_jax import errors
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
@@ -70,7 +70,9 @@ class Partitioner:
     shape = dict(self.mesh.shape)
     ways = shape['data'] * shape['fsdp']
     if batch_size % ways:
-      raise errors.ConfigError(f'batch_size {batch_size} does not divide over {ways} devices; make it a multiple')
+      raise errors.ConfigError(
+        f'batch_size {batch_size} does not divide over {ways} devices; make it a multiple'
+      )
 
   def shard(self, batch: dict) -> dict:
     """Puts a host's batch on the devices."""
@@ -83,9 +85,7 @@ class Partitioner:
       nn.get_partition_spec(boxed), self.mesh, [tuple(rule) for rule in self.logical_axis_rules]
     )
     plain = nn.unbox(boxed)
-    abstract = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), plain, shardings
-    )
+    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), plain, shardings)
     return shardings, abstract
 
   def init(self, init: Callable, *args) -> tuple[Any, Any]:

@@ -11,9 +11,9 @@ the target's steps. The pattern says how a frame's codebook levels become steps:
 import dataclasses
 from fractions import Fraction
 
-import gin
 import numpy as np
 
+import gin
 from v2meow_jax import errors
 from v2meow_jax.streams import Stream
 
@@ -108,7 +108,9 @@ class Stage:
     object.__setattr__(self, 'conditions', tuple(self.conditions))
     object.__setattr__(self, 'crop_seconds', Fraction(self.crop_seconds))
     if self.crop_seconds <= 0 or self.frames < 1:
-      raise errors.ConfigError(f'stage {self.name!r}: a crop of {self.crop_seconds} s holds no frame of its target')
+      raise errors.ConfigError(
+        f'stage {self.name!r}: a crop of {self.crop_seconds} s holds no frame of its target'
+      )
     names = [(c.stream.name, c.levels) for c in self.conditions]
     if len(set(names)) < len(names):
       raise errors.ConfigError(f'stage {self.name!r}: a condition is named twice')

@@ -8,9 +8,9 @@ import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
 
-import gin
 import numpy as np
 
+import gin
 from v2meow_jax import errors
 
 KINDS = ('embedding', 'tokens', 'audio')

@@ -4,7 +4,6 @@ import pathlib
 import sys
 
 import gin
-
 from v2meow_jax import cli, configuration, errors
 
 

@@ -23,9 +23,8 @@ from typing import Any
 import av.error
 import rich.progress
 
-from v2meow_jax import errors
+from v2meow_jax import errors, files
 from v2meow_jax.data import visualizer
-from v2meow_jax.media import audio
 
 Row = dict[str, Any]
 # The fault of the disk and not of the row, so that going on would only reject everything.
@@ -159,7 +158,7 @@ def _without_video(row: Row, reason: str | None) -> Row:
 
 
 def _write(path: pathlib.Path, rows: list[Row]) -> None:
-  with audio.replaced_when_done(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
+  with files.replaced_when_done(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
     file.writelines(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
 
 

@@ -5,12 +5,12 @@ import functools
 import hashlib
 from fractions import Fraction
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+import gin
 from v2meow_jax import description, errors
 from v2meow_jax.codec import quantizer
 from v2meow_jax.codec.soundstream import SoundStreamConfig
@@ -87,7 +87,11 @@ class Codec:
     self._encode, self._decode = encode, decode
 
   def __reduce__(self):
-    return Codec, (self.config, self.weights, self._identity)  # compiled functions do not travel to other processes
+    return Codec, (
+      self.config,
+      self.weights,
+      self._identity,
+    )  # compiled functions do not travel to other processes
 
   @property
   def sample_rate(self) -> int:
@@ -128,7 +132,9 @@ class Codec:
     if codes.ndim != 2 or not len(codes) or not 1 <= codes.shape[1] <= levels:
       raise ValueError(f'codes of shape {codes.shape}; the codec takes [time > 0, 1 to {levels} levels]')
     if codes.min() < 0 or codes.max() >= vocabulary:
-      raise ValueError(f'codes reach from {codes.min()} to {codes.max()}; the codec has 0 to {vocabulary - 1}')
+      raise ValueError(
+        f'codes reach from {codes.min()} to {codes.max()}; the codec has 0 to {vocabulary - 1}'
+      )
     return np.asarray(self._decode(self.weights, jnp.asarray(codes, jnp.int32)[None])[0])
 
   def encode_clip(self, clip: MediaClip) -> Int[np.ndarray, 'time levels']:

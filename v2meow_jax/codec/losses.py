@@ -62,7 +62,9 @@ def log_mel_distance(
   return jnp.mean(jnp.abs(jnp.log(jnp.maximum(ours, 1e-5)) - jnp.log(jnp.maximum(theirs, 1e-5))))
 
 
-def si_sdr(audio: Float[Array, 'batch samples'], target: Float[Array, 'batch samples']) -> Float[Array, ' batch']:
+def si_sdr(
+  audio: Float[Array, 'batch samples'], target: Float[Array, 'batch samples']
+) -> Float[Array, ' batch']:
   """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019), both signals centred first."""
   audio = audio - jnp.mean(audio, -1, keepdims=True)
   target = target - jnp.mean(target, -1, keepdims=True)

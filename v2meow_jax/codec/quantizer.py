@@ -1,4 +1,4 @@
-"""Residual vector quantisation with codebooks learned by moving averages (SoundStream, sections III-C and III-D).
+"""Residual vector quantisation with codebooks learned by moving averages (SoundStream, III-C and III-D).
 
 The codebooks are data, not parameters: no gradient reaches them. They follow exponential moving
 averages of the residuals assigned to them, start from k-means, and a code that is hardly used is
@@ -8,11 +8,11 @@ replaced by a random residual of the current batch.
 import dataclasses
 
 import flax.struct
-import gin
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+import gin
 from v2meow_jax import errors
 from v2meow_jax.encoders import kmeans
 
@@ -169,7 +169,9 @@ def update(
   return Codebooks(vectors=vectors, counts=counts, sums=sums)
 
 
-def usage(codes: Int[Array, '*n levels'], vocabulary: int) -> tuple[Float[Array, ' levels'], Float[Array, ' levels']]:
+def usage(
+  codes: Int[Array, '*n levels'], vocabulary: int
+) -> tuple[Float[Array, ' levels'], Float[Array, ' levels']]:
   """Share of the codes in use, and perplexity of their distribution, a level."""
   levels = codes.shape[-1]
   flat = codes.reshape(-1, levels)

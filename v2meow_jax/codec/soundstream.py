@@ -1,13 +1,13 @@
-"""SoundStream's encoder and decoder: causal convolutions on the waveform (Zeghidour et al. 2021, section III)."""
+"""SoundStream's encoder and decoder: causal convolutions on the waveform (Zeghidour et al. 2021)."""
 
 import dataclasses
 import math
 
 import flax.linen as nn
-import gin
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+import gin
 from v2meow_jax import errors
 
 
@@ -55,7 +55,12 @@ class CausalConv(nn.Module):
     pad = (self.kernel - 1) * self.dilation - (self.stride - 1)
     x = jnp.pad(x, ((0, 0), (pad, 0), (0, 0)))
     return nn.Conv(
-      self.features, (self.kernel,), strides=self.stride, kernel_dilation=self.dilation, padding='VALID', name='conv'
+      self.features,
+      (self.kernel,),
+      strides=self.stride,
+      kernel_dilation=self.dilation,
+      padding='VALID',
+      name='conv',
     )(x)
 
 
@@ -67,7 +72,9 @@ class CausalConvTranspose(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b t c']) -> Float[Array, 'b u features']:
-    conv = nn.ConvTranspose(self.features, (2 * self.stride,), strides=(self.stride,), padding='VALID', name='conv')
+    conv = nn.ConvTranspose(
+      self.features, (2 * self.stride,), strides=(self.stride,), padding='VALID', name='conv'
+    )
     return conv(x)[:, : x.shape[1] * self.stride]
 
 

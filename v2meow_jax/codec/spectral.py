@@ -8,10 +8,10 @@ the logarithm of the magnitude and the phase of each bin, and an inverse transfo
 import dataclasses
 
 import flax.linen as nn
-import gin
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+import gin
 from v2meow_jax import errors
 from v2meow_jax.codec import spectrogram
 

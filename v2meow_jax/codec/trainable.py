@@ -2,12 +2,12 @@
 
 import dataclasses
 
-import gin
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+import gin
 from v2meow_jax import description
 from v2meow_jax.codec import losses, quantizer
 from v2meow_jax.codec.codec import CodecConfig
@@ -81,9 +81,7 @@ class CodecTrainable:
     def loss_fn(params):
       latents = network.apply({'params': params}, audio, method='encode')
       quantised, commitment, codes, observed = quantizer.quantize(config, state['books'], latents, drop_key)
-      decoded = network.apply(
-        {'params': params}, jnp.where(warming, latents, quantised), method='decode'
-      )
+      decoded = network.apply({'params': params}, jnp.where(warming, latents, quantised), method='decode')
       loss, metrics = self._losses(decoded, audio)
       loss += self.commitment_weight * jnp.where(warming, 0.0, commitment)
       return loss, (metrics | {'loss': loss, 'commitment': commitment}, latents, codes, observed)

@@ -8,14 +8,15 @@ import functools
 from collections.abc import Iterator
 from fractions import Fraction
 
-import gin
 import numpy as np
 
+import gin
 from v2meow_jax import errors
 from v2meow_jax.data import order
 from v2meow_jax.data.dataset import Dataset
 from v2meow_jax.stages import Stage
 from v2meow_jax.streams import Stream, crop
+
 
 class CropSource:
   """Examples of a run by their number.
@@ -96,6 +97,8 @@ class ClipBatches:
 
 
 @gin.register
-def stage_batches(stage: Stage, dataset_dir: str, batch_size: int, split: str = 'train', seed: int = 0) -> ClipBatches:
+def stage_batches(
+  stage: Stage, dataset_dir: str, batch_size: int, split: str = 'train', seed: int = 0
+) -> ClipBatches:
   """`ClipBatches` with the streams and the crop of a stage."""
   return ClipBatches(dataset_dir, stage.streams, stage.crop_seconds, batch_size, split, seed)

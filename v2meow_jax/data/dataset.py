@@ -1,9 +1,9 @@
 """A prepared dataset: the clip table and the streams that lie beside it.
 
-    DIR/clips.jsonl            id, source, start, duration, split, video, audio, caption, licence a clip
-    DIR/streams.json           what each stream is, and what made it
-    DIR/<stream>/<version>/    TFRecord shards with offset indexes; also a TFDS dataset
-    DIR/rejected.jsonl         rows and streams that could not be prepared, with the reason
+DIR/clips.jsonl            id, source, start, duration, split, video, audio, caption, licence a clip
+DIR/streams.json           what each stream is, and what made it
+DIR/<stream>/<version>/    TFRecord shards with offset indexes; also a TFDS dataset
+DIR/rejected.jsonl         rows and streams that could not be prepared, with the reason
 """
 
 import dataclasses
@@ -43,13 +43,17 @@ def read_clips(directory: pathlib.Path) -> list[Clip]:
   """
   path = pathlib.Path(directory) / 'clips.jsonl'
   if not path.is_file():
-    raise errors.DatasetError(f'{directory}: no clips.jsonl there; it is not a prepared dataset, see v2meow prepare')
+    raise errors.DatasetError(
+      f'{directory}: no clips.jsonl there; it is not a prepared dataset, see v2meow prepare'
+    )
   clips = []
   for number, line in enumerate(path.read_text().splitlines(), 1):
     try:
       clips.append(Clip(**json.loads(line)))
     except (json.JSONDecodeError, TypeError) as error:
-      raise errors.DatasetError(f'{path}, line {number}: not a clip ({error}); prepare the dataset again') from error
+      raise errors.DatasetError(
+        f'{path}, line {number}: not a clip ({error}); prepare the dataset again'
+      ) from error
   return clips
 
 
@@ -116,13 +120,16 @@ class Dataset:
     if stream.name not in self.entries:
       have = ', '.join(sorted(self.entries)) or 'none'
       raise errors.DatasetError(
-        f'{self.directory}: there is no stream {stream.name!r} (there are: {have}); add it with v2meow prepare'
+        f'{self.directory}: there is no stream {stream.name!r}, only {have}; add it with v2meow prepare'
       )
     found = stream_of(self.entries[stream.name])
     if found != stream:
-      fields = [f.name for f in dataclasses.fields(Stream) if getattr(found, f.name) != getattr(stream, f.name)]
-      told = ', '.join(f'{name} {getattr(found, name)} instead of {getattr(stream, name)}' for name in fields)
-      raise errors.DatasetError(f'{self.directory}: stream {stream.name!r} is not what the model takes: {told}')
+      names = (f.name for f in dataclasses.fields(Stream))
+      fields = [name for name in names if getattr(found, name) != getattr(stream, name)]
+      told = ', '.join(f'{name} {getattr(found, name)}, not {getattr(stream, name)}' for name in fields)
+      raise errors.DatasetError(
+        f'{self.directory}: stream {stream.name!r} is not what the model takes: {told}'
+      )
 
   def length(self, stream: Stream, clip: int) -> int:
     """Elements that a clip has of a stream; 0 where it could not be prepared."""

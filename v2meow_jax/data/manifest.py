@@ -36,7 +36,7 @@ def read(path: pathlib.Path) -> tuple[list[dict], list[dict]]:
       other = splits.setdefault(row['source'], row['split'])
       if other != row['split']:
         raise errors.DatasetError(
-          f'{path}, line {number}: source {row["source"]!r} is in split {row["split"]} here and in {other} above'
+          f'{path}, line {number}: source {row["source"]!r} is in {row["split"]} here and in {other} above'
         )
     rows.append(row)
   return rows, rejected
@@ -82,7 +82,9 @@ def assign_splits(rows: list[dict], validation_share: float) -> dict[str, str]:
   return given | chosen
 
 
-def cut(rows: list[dict], validation_share: float, clip_seconds: float, least_seconds: float) -> tuple[list[Clip], list[dict]]:
+def cut(
+  rows: list[dict], validation_share: float, clip_seconds: float, least_seconds: float
+) -> tuple[list[Clip], list[dict]]:
   """(clips, rejected): probes each file and cuts it into clips of `clip_seconds`, the last one shorter.
 
   A remainder below `least_seconds` is left out.

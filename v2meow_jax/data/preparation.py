@@ -17,24 +17,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from v2meow_jax import errors
+from v2meow_jax import errors, files
 from v2meow_jax.data import dataset, manifest, records
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.media.clip import MediaClip
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file so that it is either the old or the new one, never a part."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-  try:
-    temporary.write_text(text)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
 def _write_lines(path: pathlib.Path, rows: Sequence[dict]) -> None:
-  write_text(path, ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
+  files.write_text(path, ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
 
 
 def make_table(
@@ -150,7 +140,7 @@ def prepare_streams(
   _write_lines(known, earlier + rejected)
   for encoder in encoders:
     entries[encoder.stream.name] = _finish(directory, encoder, clips, counts, clips_a_shard)
-    write_text(directory / 'streams.json', json.dumps(entries, indent=2, sort_keys=True) + '\n')
+    files.write_text(directory / 'streams.json', json.dumps(entries, indent=2, sort_keys=True) + '\n')
   return len(clips), rejected
 
 
@@ -197,7 +187,7 @@ def _begin(directory: pathlib.Path, encoder: Encoder) -> None:
   if not mark.exists() or mark.read_text() != identity:
     for old in folder.iterdir():
       old.unlink()
-    write_text(mark, identity)
+    files.write_text(mark, identity)
 
 
 def _finish(
@@ -219,7 +209,9 @@ def _finish(
   for split, count in counts.items():
     members = sum(clip.split == split for clip in clips)
     lengths = [min(clips_a_shard, members - shard * clips_a_shard) for shard in range(count)]
-    size = sum(records.shard_path(folder, stream, split, shard, count).stat().st_size for shard in range(count))
+    size = sum(
+      records.shard_path(folder, stream, split, shard, count).stat().st_size for shard in range(count)
+    )
     infos.append(
       tfds.core.SplitInfo(
         name=split, shard_lengths=lengths, num_bytes=size, filename_template=template.replace(split=split)

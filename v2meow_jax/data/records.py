@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 from jaxtyping import Shaped
 
-from v2meow_jax import errors
+from v2meow_jax import errors, files
 from v2meow_jax.streams import Stream
 
 
@@ -61,29 +61,21 @@ def write_shard(path: pathlib.Path, stream: Stream, records: list[tuple[str, np.
   spec = features(stream)
   rows: list[tuple[int, int]] = []
   offset = 0
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-  try:
-    with tf.io.TFRecordWriter(str(temporary)) as writer:
+  with files.replaced_when_done(index_path(path)) as index, files.replaced_when_done(path) as temporary:
+    with tf.io.TFRecordWriter(temporary) as writer:
       for clip_id, elements in records:
         elements = np.ascontiguousarray(elements, stream.dtype)
         if elements.ndim != 2 or elements.shape[1] != stream.width:
           raise ValueError(f'{stream.name}: elements of shape {elements.shape}, not [n, {stream.width}]')
         serialized = spec.serialize_example({'id': clip_id, 'elements': elements})
-        payload = elements.tobytes()
         # A TFRecord frames its data with 12 bytes before (length, checksum) and 4 after (checksum).
-        rows.append((offset + 12 + serialized.index(payload), len(elements)))
+        rows.append((offset + 12 + serialized.index(elements.tobytes()), len(elements)))
         writer.write(serialized)
         offset += 12 + len(serialized) + 4
-    size = temporary.stat().st_size
-    if size != offset:
-      raise OSError(f'{path}: {size} bytes were written, not {offset}; is the disk full?')
-    index = temporary.with_name(temporary.name + '.npy')
-    np.save(index, np.asarray(rows, np.int64).reshape(-1, 2))
-    os.replace(temporary, path)
-    os.replace(index, index_path(path))
-  finally:
-    for leftover in (temporary, temporary.with_name(temporary.name + '.npy')):
-      leftover.unlink(missing_ok=True)
+    if os.path.getsize(temporary) != offset:
+      raise OSError(f'{path}: {os.path.getsize(temporary)} of {offset} bytes were written; is the disk full?')
+    with open(index, 'wb') as file:
+      np.save(file, np.asarray(rows, np.int64).reshape(-1, 2))
   return offset
 
 
@@ -111,7 +103,9 @@ class ShardReader:
     if len(self._index):
       ends = self._index[:, 0] + self._index[:, 1] * self._item
       if self._index.min() < 0 or ends.max() > len(self._bytes):
-        raise errors.DatasetError(f'{path}: the file is shorter than its index says; prepare the stream again')
+        raise errors.DatasetError(
+          f'{path}: the file is shorter than its index says; prepare the stream again'
+        )
 
   def __len__(self) -> int:
     return len(self._index)

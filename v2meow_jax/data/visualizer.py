@@ -23,7 +23,7 @@ import scipy.fft
 import scipy.ndimage
 import scipy.sparse
 
-from v2meow_jax import errors
+from v2meow_jax import errors, files
 from v2meow_jax.media import audio as media_audio
 
 SAMPLE_RATE = 44100  # of the audio that is analysed and muxed
@@ -376,7 +376,7 @@ def visualize(audio_path: Path, out_path: Path, config: VisualizerConfig, mux_au
   audio = media_audio.load_audio(audio_path, SAMPLE_RATE, channels=1)[0][:, 0]
   analysis = analyse(audio, SAMPLE_RATE, config.frame_rate)
   pieces, done = np.array_split(audio, len(analysis.energy)), 0  # one a frame, so that players need not seek
-  with media_audio.replaced_when_done(out_path) as temporary, av.open(temporary, 'w', 'mp4') as container:
+  with files.replaced_when_done(out_path) as temporary, av.open(temporary, 'w', 'mp4') as container:
     container.metadata['comment'] = 'procedural visualization of the audio, not real video'
     video = container.add_stream('libx264', rate=config.frame_rate)
     video.width, video.height, video.pix_fmt = config.width, config.height, 'yuv420p'

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from v2meow_jax import description, errors
+from v2meow_jax import description, errors, files
 from v2meow_jax.encoders import kmeans
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
@@ -46,7 +46,9 @@ class SemanticConfig:
   def __post_init__(self):
     object.__setattr__(self, 'rate', Fraction(self.rate))
     if (self.sample_rate / self.rate) % 1:
-      raise errors.ConfigError(f'semantic: rate {self.rate} Hz does not divide the sample rate {self.sample_rate} Hz')
+      raise errors.ConfigError(
+        f'semantic: rate {self.rate} Hz does not divide the sample rate {self.sample_rate} Hz'
+      )
     if self.smoothing % 2 == 0:
       raise errors.ConfigError(f'semantic: smoothing {self.smoothing} is not odd')
 
@@ -60,7 +62,9 @@ def _filters(sample_rate: int, window: int, mels: int) -> tuple[np.ndarray, np.n
   return mel.T.astype(np.float32), chroma.T.astype(np.float32)
 
 
-def features(config: SemanticConfig, audio: Float[np.ndarray, ' samples']) -> Float[np.ndarray, 'n dimensions']:
+def features(
+  config: SemanticConfig, audio: Float[np.ndarray, ' samples']
+) -> Float[np.ndarray, 'n dimensions']:
   """Log-mel and chroma of each frame, float32, before normalisation; one a 1 / rate seconds of audio."""
   hop = int(config.sample_rate / config.rate)
   window = 4 * hop
@@ -97,14 +101,18 @@ class SemanticEncoder:
     self.config, self.mean, self.deviation, self.centres = config, mean, deviation, centres
 
   @classmethod
-  def fit(cls, config: SemanticConfig, points: Float[np.ndarray, 'n dimensions'], seed: int = 0) -> 'SemanticEncoder':
+  def fit(
+    cls, config: SemanticConfig, points: Float[np.ndarray, 'n dimensions'], seed: int = 0
+  ) -> 'SemanticEncoder':
     """Fits normalisation and centres to features of training audio.
 
     Raises:
       errors.DatasetError: fewer frames than codes.
     """
     if len(points) < config.codes:
-      raise errors.DatasetError(f'{len(points)} frames of audio cannot make {config.codes} clusters; use more audio')
+      raise errors.DatasetError(
+        f'{len(points)} frames of audio cannot make {config.codes} clusters; use more audio'
+      )
     mean, deviation = points.mean(0), points.std(0) + 1e-3
     encoder = cls(config, mean, deviation, np.zeros((config.codes, points.shape[1]), np.float32))
     encoder.centres = np.asarray(
@@ -151,10 +159,7 @@ class SemanticEncoder:
     arrays = {'mean': self.mean, 'deviation': self.deviation, 'centres': self.centres}
     arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
     data = save(arrays, metadata={'config': json.dumps(description.describe(self.config))})
-    path = pathlib.Path(path)
-    temporary = path.with_name(f'.{path.name}.part')
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    files.write_bytes(path, data)
 
   @classmethod
   def load(cls, path: str | pathlib.Path) -> 'SemanticEncoder':
@@ -170,4 +175,6 @@ class SemanticEncoder:
         config = description.rebuild(json.loads(file.metadata()['config']), [SemanticConfig])
         return cls(config, *(file.get_tensor(name) for name in ('mean', 'deviation', 'centres')))
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-      raise errors.BundleError(f'{path}: missing, or not a semantic encoder ({error}); see v2meow fit-semantic') from error
+      raise errors.BundleError(
+        f'{path}: missing, or not a semantic encoder ({error}); see v2meow fit-semantic'
+      ) from error

@@ -41,7 +41,9 @@ def generate(
   filled = jnp.pad(known, ((0, 0), (0, stage.frames - count), (0, 0)))
   given, _ = stages.to_steps(target, filled)
   # Delaying leaves steps of which only some levels are known.
-  marks, _ = stages.to_steps(target, (np.arange(stage.frames) < count)[:, None] * np.ones((1, target.depth), np.int32))
+  marks, _ = stages.to_steps(
+    target, (np.arange(stage.frames) < count)[:, None] * np.ones((1, target.depth), np.int32)
+  )
   marks = jnp.asarray(marks, bool)
   whole = count * target.depth if target.pattern == 'flatten' else count
 

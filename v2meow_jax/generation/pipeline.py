@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -82,7 +83,9 @@ class Pipeline:
           raise errors.BundleError(f'stage {stage.name!r} is given {name!r}, which nothing before it makes')
       target = stage.target.stream
       if made.get(target.name, 0) != stage.target.levels[0]:
-        raise errors.BundleError(f'stage {stage.name!r}: levels of {target.name!r} are not predicted in order')
+        raise errors.BundleError(
+          f'stage {stage.name!r}: levels of {target.name!r} are not predicted in order'
+        )
       made[target.name] = stage.target.levels[1]
       if target.name == codec.stream.name and target != codec.stream:
         raise errors.BundleError(f'stage {stage.name!r} predicts {target}, the codec decodes {codec.stream}')
@@ -137,7 +140,9 @@ class Pipeline:
     began = time.perf_counter()
     audio = self.codec.decode(streams[self.codec.stream.name])
     seconds['codec'] = time.perf_counter() - began
-    return Generated(audio[: round(length * self.codec.sample_rate)], self.codec.sample_rate, streams, seconds)
+    return Generated(
+      audio[: round(length * self.codec.sample_rate)], self.codec.sample_rate, streams, seconds
+    )
 
   def _run(
     self,
@@ -155,14 +160,15 @@ class Pipeline:
     made = np.zeros((0, target.depth), np.int32)
     grid = min(stream.rate for stream in stage.streams if stream.rate)
     places = windows.starts(duration, stage.crop_seconds, sampling.overlap, grid)
-    for number, start in enumerate(places):
-      batch = window_batch(stage, streams, start)
-      first = target.stream.index(start)
-      known = made[first : first + stage.frames]
+    firsts = [target.stream.index(start) for start in places]
+    # The same number of frames is carried into every window, so that the loop is compiled once for all.
+    carried = min((a + stage.frames - b for a, b in itertools.pairwise(firsts)), default=0)
+    for number, (start, first) in enumerate(zip(places, firsts, strict=True)):
+      known = made[first : first + carried]
       tokens = decode.generate(
         runner.model,
         runner.params,
-        batch,
+        window_batch(stage, streams, start),
         jnp.asarray(known)[None],
         jax.random.fold_in(key, number)[None],
         sampling,

@@ -56,7 +56,7 @@ def restrict(logits: Float[Array, '*b codes'], sampling: Sampling) -> Float[Arra
 
 
 def draw(keys: Array, logits: Float[Array, 'b k codes'], sampling: Sampling) -> Int[Array, 'b k']:
-  """One token for each row and level; `keys` [b] holds a row's own key, so rows do not depend on each other."""
+  """One token for each row and level; `keys` [b] are the rows' own, so rows do not depend on each other."""
   if sampling.temperature == 0:
     return jnp.argmax(logits, -1).astype(jnp.int32)
   logits = restrict(logits, sampling)

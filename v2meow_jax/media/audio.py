@@ -1,10 +1,8 @@
 """Sound in and out: any container to float samples at a rate, and samples to a WAV file."""
 
-import contextlib
 import io
 import math
 import os
-import uuid
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from v2meow_jax import errors
+from v2meow_jax import errors, files
 from v2meow_jax.media import probe
 
 # Decoded before what was asked for, so that codecs with overlapping frames have their state.
@@ -103,22 +101,7 @@ def write_wav(path: str | os.PathLike, audio: np.ndarray, sample_rate: int) -> N
   # soundfile does not report a disk that fills up, so the bytes are made first.
   buffer = io.BytesIO()
   soundfile.write(buffer, np.clip(audio, -1, 1), sample_rate, subtype='PCM_16', format='WAV')
-  with replaced_when_done(path) as temporary, open(temporary, 'wb') as file:
-    file.write(buffer.getbuffer())
-
-
-@contextlib.contextmanager
-def replaced_when_done(path: str | os.PathLike) -> Iterator[str]:
-  """Gives a temporary name beside `path` which takes its place on success and is removed on failure."""
-  folder, name = os.path.split(os.path.abspath(os.fspath(path)))
-  temporary = os.path.join(folder, f'.{name}.{uuid.uuid4().hex[:8]}.tmp')
-  try:
-    yield temporary
-    os.replace(temporary, path)
-  except BaseException:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-      os.unlink(temporary)
-    raise
+  files.write_bytes(path, buffer.getvalue())
 
 
 def _load_native(

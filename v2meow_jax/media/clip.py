@@ -35,7 +35,7 @@ class MediaClip:
     return video_frames.read_frames(self.video, rate, size, self.start, self.duration)
 
   def audio(self, sample_rate: int, channels: int = 1) -> np.ndarray:
-    """float32 [samples, channels] of exactly the clip's duration, ended with zeros where the file is short."""
+    """float32 [samples, channels] of exactly the clip's duration; zeros where the file is short."""
     if self.audio_path is None:
       raise errors.MediaError(f'clip of {self.video}: there is no audio to read')
     key = (sample_rate, channels)

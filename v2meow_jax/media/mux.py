@@ -12,8 +12,7 @@ import numpy as np
 import soxr
 from av.container import InputContainer, OutputContainer
 
-from v2meow_jax import errors
-from v2meow_jax.media import audio as audio_lib
+from v2meow_jax import errors, files
 from v2meow_jax.media import frames, probe
 
 _AAC_BIT_RATE = 192_000
@@ -53,7 +52,7 @@ def mux(
     raise ValueError(f'{os.fspath(out_path)}: the audio to mux holds NaN or infinity.')
   if duration is not None and duration <= 0:
     raise ValueError(f'The duration to mux is positive, not {duration}.')
-  with probe.open_media(video_path) as source, audio_lib.replaced_when_done(out_path) as temporary:
+  with probe.open_media(video_path) as source, files.replaced_when_done(out_path) as temporary:
     stream = probe.video_stream(source, video_path)
     options = {'movflags': '+faststart'}
     with av.open(f'file:{temporary}', 'w', format='mp4', options=options) as out:

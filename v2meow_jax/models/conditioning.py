@@ -39,7 +39,9 @@ class ConditionEncoder(nn.Module):
     vector = nn.with_logical_partitioning(nn.initializers.normal(0.5), ('embed',))
     if stream.kind == 'tokens':
       start, stop = self.condition.levels
-      init = nn.with_logical_partitioning(nn.initializers.normal((stop - start) ** -0.5), (None, 'vocab', 'embed'))
+      init = nn.with_logical_partitioning(
+        nn.initializers.normal((stop - start) ** -0.5), (None, 'vocab', 'embed')
+      )
       tables = self.param('embedding', init, (stop - start, stream.codes, self.width))
       x = sum(tables[k][values[..., start + k]] for k in range(stop - start))
     else:
@@ -49,7 +51,9 @@ class ConditionEncoder(nn.Module):
     return jnp.where(keep[..., None], x, null) + self.param('mark', vector, (self.width,))
 
 
-def positions(condition: Condition, offset: Float[Array, ' b'], length: int, unit: float) -> Float[Array, 'b n']:
+def positions(
+  condition: Condition, offset: Float[Array, ' b'], length: int, unit: float
+) -> Float[Array, 'b n']:
   """Times of a condition's elements, in `unit` Hz steps of the target."""
   rate = float(condition.stream.rate)
   times = jnp.arange(length) / rate if rate else jnp.zeros(length)

@@ -26,7 +26,8 @@ class StageModel(nn.Module):
     stage, width = self.stage, self.config.width
     depth, codes = stage.target.depth, stage.target.stream.codes
     self.conditions = [
-      conditioning.ConditionEncoder(c, width, name=f'condition_{conditioning.name_of(c)}') for c in stage.conditions
+      conditioning.ConditionEncoder(c, width, name=f'condition_{conditioning.name_of(c)}')
+      for c in stage.conditions
     ]
     self.transformer = Transformer(self.config)
     self.first = self.param(
@@ -40,7 +41,9 @@ class StageModel(nn.Module):
     self.head = self.param(
       'head',
       nn.with_logical_partitioning(
-        nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal', in_axis=1, out_axis=2, batch_axis=0),
+        nn.initializers.variance_scaling(
+          1.0, 'fan_in', 'truncated_normal', in_axis=1, out_axis=2, batch_axis=0
+        ),
         (None, 'embed', 'vocab'),
       ),
       (depth, width, codes),
@@ -112,7 +115,11 @@ class StageModel(nn.Module):
     return jnp.einsum('bd,kdv->bkv', hidden, head, preferred_element_type=jnp.float32)
 
   def prefill(
-    self, batch: dict, known: Int[Array, 'b n k'], capacity: int, dropped: Bool[Array, 'b conditions'] | None = None
+    self,
+    batch: dict,
+    known: Int[Array, 'b n k'],
+    capacity: int,
+    dropped: Bool[Array, 'b conditions'] | None = None,
   ) -> tuple[Float[Array, 'b k codes'], list[LayerCache]]:
     """Reads the prefix and `n` known steps; logits of step n, and a cache for `capacity` elements.
 
@@ -144,7 +151,7 @@ class StageModel(nn.Module):
     """
     valid = jnp.ones(tokens.shape[1], bool)
     if self.stage.target.pattern == 'delay':
-      # The step before holds frame step - 1 - k of level k; before the first and after the last there is a gap.
+      # The step before holds frame step - 1 - k of level k; beyond the first and last there is a gap.
       frame = step - 1 - jnp.arange(tokens.shape[1])
       valid = (frame >= 0) & (frame < self.stage.frames)
     x = self.embed_steps(tokens[:, None], valid[None], step - 1)

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+import gin
 from v2meow_jax import description
 from v2meow_jax.models import conditioning
 from v2meow_jax.models.stage_model import StageModel

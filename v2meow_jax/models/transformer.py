@@ -3,11 +3,11 @@
 import dataclasses
 
 import flax.linen as nn
-import gin
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+import gin
 from v2meow_jax import errors
 from v2meow_jax.models import attention
 
@@ -53,7 +53,9 @@ class TransformerConfig:
         f'transformer: width {self.width} is not a multiple of twice the {self.heads} heads'
       )
     if self.positions not in POSITIONS:
-      raise errors.ConfigError(f'transformer: positions {self.positions!r} is not one of {", ".join(POSITIONS)}')
+      raise errors.ConfigError(
+        f'transformer: positions {self.positions!r} is not one of {", ".join(POSITIONS)}'
+      )
     if self.time_aligned and self.positions != 'rope':
       raise errors.ConfigError('transformer: time_aligned needs positions "rope"')
     if not 0 <= self.dropout < 1:
@@ -69,7 +71,9 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
-    scale = self.param('scale', nn.with_logical_partitioning(nn.initializers.ones, (self.axis,)), (x.shape[-1],))
+    scale = self.param(
+      'scale', nn.with_logical_partitioning(nn.initializers.ones, (self.axis,)), (x.shape[-1],)
+    )
     wide = x.astype(jnp.float32)
     wide *= jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + 1e-6)
     return (wide * scale).astype(x.dtype)
@@ -201,6 +205,8 @@ class Transformer(nn.Module):
 def write(cache: list[LayerCache], new: list[LayerCache], at: Int[Array, '']) -> list[LayerCache]:
   """The cache with the keys and values of one element written at index `at`."""
   return [
-    tuple(jax.lax.dynamic_update_slice_in_dim(old, value, at, axis=1) for old, value in zip(o, n, strict=True))
+    tuple(
+      jax.lax.dynamic_update_slice_in_dim(old, value, at, axis=1) for old, value in zip(o, n, strict=True)
+    )
     for o, n in zip(cache, new, strict=True)
   ]

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -80,3 +81,27 @@ class Checkpoints:
 def abstract(state: Any) -> Any:
   """Shapes, dtypes and shardings of a state, without its values."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def restore_arrays(run_dir: epath.PathLike) -> tuple[dict, int]:
+  """(state, step) of a run's latest checkpoint as nested dictionaries of NumPy arrays, whatever it holds.
+
+  Raises:
+    errors.BundleError: there is no complete checkpoint.
+  """
+  path = epath.Path(run_dir) / 'checkpoints'
+  if not path.exists():
+    raise errors.BundleError(f'{run_dir}: there is no checkpoint; train the run first')
+  with ocp.CheckpointManager(path.resolve(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+    step = manager.latest_step()
+    if step is None:
+      raise errors.BundleError(f'{run_dir}: there is no complete checkpoint; train the run first')
+    with ocp.PyTreeCheckpointer() as reader:
+      state = reader.restore(
+        path.resolve() / str(step) / 'state',
+        restore_args=jax.tree.map(
+          lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+          reader.metadata(path.resolve() / str(step) / 'state').item_metadata.tree,
+        ),
+      )
+  return state, step

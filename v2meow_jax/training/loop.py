@@ -175,8 +175,8 @@ def train(
           logged_at, logged_step = now, step
           if not np.isfinite(scalars['loss']):
             raise errors.InputError(
-              f'{run_dir}: the loss is {scalars["loss"]} between steps {step - log_every} and {step}; lower the '
-              'learning rate; the last checkpoint is kept'
+              f'{run_dir}: the loss is {scalars["loss"]} between steps {step - log_every} and {step}; '
+              'lower the learning rate; the last checkpoint is kept'
             )
           writer.write(step, 'train', scalars)
           progress.note(step, 'train', scalars)
@@ -190,7 +190,9 @@ def train(
         if step % checkpoint_every == 0 or last or stop.received or timed_out:
           checkpoints.save(step, state, position)
         if (stop.received or timed_out) and not last:
-          raise Interrupted(f'{run_dir}: stopped at step {step} of {total_steps}; run the same command to go on')
+          raise Interrupted(
+            f'{run_dir}: stopped at step {step} of {total_steps}; run the same command to go on'
+          )
   finally:
     stream.close()
     progress.close()

@@ -22,7 +22,9 @@ def _event_writer(path: str):
 
   def write(step: int, scalars: Mapping[str, float]) -> None:
     values = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-    writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=values)))
+    writer.add_event(
+      event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=values))
+    )
     writer.flush()
 
   return write, writer.close

@@ -1,9 +1,9 @@
 """Optimisers and learning-rate schedules, by gin."""
 
-import gin
 import jax
 import optax
 
+import gin
 from v2meow_jax import errors
 
 
@@ -13,7 +13,9 @@ def warmup_cosine(
 ) -> optax.Schedule:
   """Linear warm-up to `peak`, then a cosine down to `final` x `peak` at `total_steps`."""
   if warmup_steps >= total_steps:
-    raise errors.ConfigError(f'warmup_cosine: warmup_steps {warmup_steps} is not below total_steps {total_steps}')
+    raise errors.ConfigError(
+      f'warmup_cosine: warmup_steps {warmup_steps} is not below total_steps {total_steps}'
+    )
   return optax.warmup_cosine_decay_schedule(0.0, peak, max(warmup_steps, 1), total_steps, peak * final)
 
 
@@ -29,6 +31,10 @@ def adamw(
   return optax.chain(
     optax.clip_by_global_norm(clip_norm),
     optax.adamw(
-      learning_rate, b1, b2, weight_decay=weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+      learning_rate,
+      b1,
+      b2,
+      weight_decay=weight_decay,
+      mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
     ),
   )

@@ -1,0 +1,248 @@
+"""The portable artefact that generation reads: a folder of safetensors files and one JSON.
+
+    bundle.json            what the parts are: settings, streams, sampling, provenance, licence, hashes
+    codec.safetensors      codec parameters and codebooks
+    stage_NAME.safetensors a file a stage
+    semantic.safetensors   the semantic encoder that the training data was made with
+
+Reading never executes code and needs no gin: constructors' settings are in the JSON.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from v2meow_jax import description, errors
+from v2meow_jax.codec import codec as codec_lib
+from v2meow_jax.codec.codec import Codec
+from v2meow_jax.encoders.base import Encoder
+from v2meow_jax.encoders.motion import MotionEncoder
+from v2meow_jax.encoders.semantic import SemanticEncoder
+from v2meow_jax.generation.pipeline import Pipeline, StageRunner
+from v2meow_jax.generation.sampling import Sampling
+from v2meow_jax.models.stage_model import StageModel
+from v2meow_jax.models.transformer import TransformerConfig
+from v2meow_jax.stages import Condition, Stage, Target
+from v2meow_jax.streams import Stream
+
+FORMAT = 1
+TYPES = (*codec_lib.TYPES, TransformerConfig, Stage, Condition, Target, Stream, Sampling, MotionEncoder)
+ENCODERS = {'motion': MotionEncoder}
+
+
+def flatten(tree: Any, prefix: str = '') -> dict[str, np.ndarray]:
+  """Nested dictionaries of arrays as one, with `/` between the names."""
+  if not isinstance(tree, dict):
+    return {prefix: np.asarray(tree)}
+  flat = {}
+  for name, value in tree.items():
+    flat |= flatten(value, f'{prefix}/{name}' if prefix else name)
+  return flat
+
+
+def unflatten(flat: dict[str, np.ndarray]) -> dict[str, Any]:
+  """Inverse of `flatten`; float16 becomes float32."""
+  tree: dict[str, Any] = {}
+  for path, value in flat.items():
+    *folders, name = path.split('/')
+    node = tree
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[name] = value.astype(np.float32) if value.dtype == np.float16 else value
+  return tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """Weights with the JSON that describes them, on their way into a bundle.
+
+  Attributes:
+    name: the file's, without suffix.
+    about: what `bundle.json` says.
+    weights: nested dictionaries of arrays.
+  """
+
+  name: str
+  about: dict[str, Any]
+  weights: dict[str, Any]
+
+
+def write(
+  directory: str | os.PathLike,
+  *,
+  codec: Network,
+  stages: list[Network],
+  encoders: list[dict],
+  semantic: SemanticEncoder | None = None,
+  dtype: str = 'float32',
+  about: dict[str, Any] | None = None,
+) -> None:
+  """Writes a bundle; the folder appears only when it is complete.
+
+  Args:
+    directory: must not exist.
+    codec: `about` holds `config` and `identity`.
+    stages: `about` holds `stage`, `transformer` and `sampling`, in the order in which they run.
+    encoders: identities of the encoders of the streams that no stage makes.
+    semantic: the encoder that the training data was made with.
+    dtype: that weights are stored in, `float32` or `float16` (half the size; they are float32 in use).
+    about: name, licence, provenance.
+
+  Raises:
+    errors.BundleError: the folder exists, or weights do not fit the dtype.
+  """
+  directory = pathlib.Path(directory)
+  if directory.exists():
+    raise errors.BundleError(f'{directory}: exists already; name another folder or remove it')
+  directory.parent.mkdir(parents=True, exist_ok=True)
+  temporary = directory.with_name(f'.{directory.name}.{os.getpid()}')
+  temporary.mkdir()
+  try:
+    told = {'format': FORMAT, **(about or {})}
+    told['codec'] = codec.about | _save(temporary, codec, dtype)
+    told['stages'] = [network.about | _save(temporary, network, dtype) for network in stages]
+    told['encoders'] = encoders
+    if semantic is not None:
+      semantic.save(temporary / 'semantic.safetensors')
+      data = (temporary / 'semantic.safetensors').read_bytes()
+      told['semantic'] = {'file': 'semantic.safetensors', 'sha256': hashlib.sha256(data).hexdigest()}
+    (temporary / 'bundle.json').write_text(json.dumps(told, indent=2) + '\n')
+    os.replace(temporary, directory)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save(directory: pathlib.Path, network: Network, dtype: str) -> dict[str, str]:
+  """Writes a network's file; its name and hash."""
+  flat = {}
+  for name, value in flatten(network.weights).items():
+    stored = np.ascontiguousarray(value, dtype)
+    if not np.isfinite(stored).all():
+      raise errors.BundleError(f'{network.name}: {name} has values that are not finite in {dtype}')
+    flat[name] = stored
+  data = save_safetensors(flat)
+  (directory / f'{network.name}.safetensors').write_bytes(data)
+  return {'file': f'{network.name}.safetensors', 'sha256': hashlib.sha256(data).hexdigest()}
+
+
+class Bundle:
+  """A bundle on disk, its files checked against their hashes.
+
+  Raises:
+    errors.BundleError: a file is missing or damaged, or a newer version wrote the bundle.
+  """
+
+  def __init__(self, directory: str | os.PathLike):
+    self.directory = pathlib.Path(directory)
+    path = self.directory / 'bundle.json'
+    if not path.is_file():
+      raise errors.BundleError(
+        f'{self.directory}: no bundle.json there; a bundle is what v2meow export writes'
+      )
+    try:
+      self.about = json.loads(path.read_text())
+      version = self.about['format']
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+      raise errors.BundleError(f'{path}: damaged ({error}); export or copy the bundle again') from error
+    if not isinstance(version, int) or version > FORMAT:
+      raise errors.BundleError(
+        f'{path}: format {version}; this version reads up to {FORMAT}, update v2meow-jax'
+      )
+    try:
+      parts = [self.about['codec'], *self.about['stages'], *filter(None, [self.about.get('semantic')])]
+      self._data = {part['file']: self._read(part) for part in parts}
+    except (KeyError, TypeError) as error:
+      raise errors.BundleError(
+        f'{path}: entry {error} is missing; export or copy the bundle again'
+      ) from error
+
+  def _read(self, part: dict) -> bytes:
+    path = self.directory / part['file']
+    if path.parent != self.directory or not path.is_file():
+      raise errors.BundleError(f'{path}: missing; copy the bundle again')
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != part['sha256']:
+      raise errors.BundleError(
+        f'{path}: damaged, its hash is not the one in bundle.json; copy the bundle again'
+      )
+    return data
+
+  def _weights(self, part: dict) -> dict[str, Any]:
+    try:
+      return unflatten(load_safetensors(self._data[part['file']]))
+    except SafetensorError as error:
+      raise errors.BundleError(
+        f'{self.directory / part["file"]}: not a safetensors file ({error})'
+      ) from error
+
+  def codec(self) -> Codec:
+    """The codec."""
+    part = self.about['codec']
+    return Codec(description.rebuild(part['config'], TYPES), self._weights(part), part.get('identity'))
+
+  def semantic(self) -> SemanticEncoder:
+    """The semantic encoder that the training data was made with."""
+    if not self.about.get('semantic'):
+      raise errors.BundleError(f'{self.directory}: there is no semantic encoder in it')
+    return SemanticEncoder.load(self.directory / self.about['semantic']['file'])
+
+  def encoders(self) -> list[Encoder]:
+    """The encoders of the streams that no stage makes."""
+    return [build_encoder(identity) for identity in self.about['encoders']]
+
+  def stages(self) -> list[StageRunner]:
+    """The stages, in the order in which they run."""
+    runners = []
+    for part in self.about['stages']:
+      stage, config = (description.rebuild(part[key], TYPES) for key in ('stage', 'transformer'))
+      sampling = description.rebuild(part['sampling'], TYPES)
+      runners.append(StageRunner(StageModel(stage, config), self._weights(part), sampling))
+    return runners
+
+  def pipeline(self) -> Pipeline:
+    """Everything, ready to generate."""
+    return Pipeline(self.encoders(), self.stages(), self.codec())
+
+
+def build_encoder(identity: dict) -> Encoder:
+  """The encoder with this identity.
+
+  Raises:
+    errors.BundleError: it is unknown here, or it is not what it was when the data was made.
+  """
+  name = identity.get('encoder')
+  if name not in ENCODERS:
+    raise errors.BundleError(f'encoder {name!r} is unknown; known are {", ".join(ENCODERS)}')
+  encoder = description.rebuild(identity['config'], TYPES)
+  if json.loads(json.dumps(encoder.identity)) != identity:
+    raise errors.BundleError(
+      f'encoder {name!r} has changed since the training data was made; use that version'
+    )
+  return encoder
+
+
+def load(directory: str | os.PathLike) -> Bundle:
+  """Opens a bundle; see `Bundle`."""
+  return Bundle(directory)
+
+
+def load_codec(directory: str | os.PathLike) -> Codec:
+  """The codec of a bundle or of a codec's run."""
+  directory = pathlib.Path(directory)
+  if not (directory / 'model.json').is_file():
+    return load(directory).codec()
+  from v2meow_jax import export
+
+  run = export.read_run(directory)
+  if run.kind != 'codec':
+    raise errors.BundleError(f'{directory}: this run trained a {run.kind}, not a codec')
+  return Codec(description.rebuild(run.about['codec'], TYPES), run.weights)

@@ -1,0 +1,45 @@
+"""Batches through SeqIO, named here so that SeqIO and TensorFlow are imported only where they are used."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+import gin
+from v2meow_jax import errors
+from v2meow_jax.data.batches import stage_batches
+from v2meow_jax.stages import Stage
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class SeqioBatches:
+  """The batches of `stage_batches`, read through a SeqIO task and feature converter.
+
+  Attributes:
+    stage: whose streams and crop.
+    dataset_dir: of a prepared dataset.
+    batch_size: examples a batch.
+    split: `train` or `validation`.
+    seed: of order and crops.
+  """
+
+  stage: Stage
+  dataset_dir: str
+  batch_size: int
+  split: str = 'train'
+  seed: int = 0
+
+  def describe(self) -> dict:
+    """What made each stream."""
+    return stage_batches(self.stage, self.dataset_dir, self.batch_size, self.split, self.seed).describe()
+
+  def start(self, position: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches from example number `position` on, without end."""
+    try:
+      from v2meow_jax.data import seqio_tasks
+    except ModuleNotFoundError as error:
+      raise errors.ConfigError(
+        f'SeqioBatches needs {error.name}; install the extra "train", or use stage_batches instead'
+      ) from error
+    return seqio_tasks.iterate(self.stage, self.dataset_dir, self.batch_size, self.split, self.seed, position)

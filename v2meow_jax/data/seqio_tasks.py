@@ -1,0 +1,168 @@
+"""Datasets as SeqIO knows them: a data source in the computed order, a task, and a feature converter.
+
+SeqIO keeps tasks, preprocessors and converters; order, crops and position stay computed, so that no
+shuffle buffer has to be saved. `SeqioBatches` gives the very batches that `ClipBatches` gives.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from v2meow_jax.data.batches import CropSource, stage_batches
+from v2meow_jax.stages import Stage
+from v2meow_jax.streams import MODEL_DTYPES, Stream
+
+FOREVER = np.iinfo(np.int64).max
+
+
+class ClipSource(seqio.DataSource):
+  """Crops of a prepared dataset, by their number in the run.
+
+  Examples hold `NAME` [n, width], without padding where the clip ends, and `NAME/offset` [1], in
+  seconds. They come in the computed order whatever `shuffle` says; of H shards, shard h has the examples
+  with n mod H = h.
+
+  Args:
+    sources: by split.
+    start: number of the first example.
+  """
+
+  def __init__(self, sources: Mapping[str, CropSource], start: int = 0):
+    super().__init__(
+      splits=tuple(sources),
+      num_input_examples={split: len(source.dataset.clips) for split, source in sources.items()},
+      caching_permitted=False,
+      performs_internal_shuffling=True,
+    )
+    self._sources, self._start = dict(sources), start
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return True
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    return [split]
+
+  def get_dataset(
+    self,
+    split='train',
+    shuffle=True,
+    seed=None,
+    shard_info=None,
+    *,
+    sequence_length=None,
+    use_cached=False,
+    num_epochs=1,
+  ) -> tf.data.Dataset:  # fmt: skip (SeqIO's own signature)
+    source = self._sources[split]
+    streams = source.dataset.streams
+    stop = FOREVER if num_epochs is None else num_epochs * len(source.dataset.clips)
+    dtypes = [dtype for stream in streams for dtype in (MODEL_DTYPES[stream.kind], np.float32)]
+
+    def fetch(n):
+      example = source[int(n)]
+      values = []
+      for stream in streams:
+        values.append(example[stream.name][example[f'{stream.name}/mask']])
+        values.append(example[f'{stream.name}/offset'][None])
+      return values
+
+    def restore(n):
+      values = tf.numpy_function(fetch, [n], dtypes, stateful=False)
+      example = {}
+      for stream, elements, offset in zip(streams, values[::2], values[1::2], strict=True):
+        example[stream.name] = tf.ensure_shape(elements, (None, stream.width))
+        example[f'{stream.name}/offset'] = tf.ensure_shape(offset, (1,))
+      return example
+
+    numbers = tf.data.Dataset.range(self._start, stop)
+    if shard_info is not None and shard_info.num_shards > 1:
+      numbers = numbers.filter(lambda n: n % shard_info.num_shards == shard_info.index)
+    return numbers.map(restore, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def output_features(streams: Sequence[Stream]) -> dict[str, seqio.Feature]:
+  """What a task of these streams yields."""
+  features: dict[str, seqio.Feature] = {}
+  for stream in streams:
+    if stream.kind == 'tokens':
+      features[stream.name] = seqio.Feature(
+        seqio.PassThroughVocabulary(stream.codes), add_eos=False, rank=2, dtype=tf.int32
+      )
+    else:
+      dtype = tf.as_dtype(MODEL_DTYPES[stream.kind])
+      features[stream.name] = seqio.ContinuousFeature(dtype=dtype, rank=2)
+    features[f'{stream.name}/offset'] = seqio.ContinuousFeature(dtype=tf.float32, rank=1)
+  return features
+
+
+def feature_lengths(stage: Stage) -> dict[str, int]:
+  """SeqIO's `task_feature_lengths` of a stage."""
+  lengths = {}
+  for stream in stage.streams:
+    lengths |= {stream.name: stream.length(stage.crop_seconds), f'{stream.name}/offset': 1}
+  return lengths
+
+
+def make_task(name: str, sources: Mapping[str, CropSource], start: int = 0) -> seqio.Task:
+  """A task over the streams of the sources; `seqio.TaskRegistry.add` takes the same parts."""
+  streams = next(iter(sources.values())).dataset.streams
+  return seqio.Task(
+    name, ClipSource(sources, start), output_features(streams), preprocessors=[], shuffle_buffer_size=None
+  )
+
+
+class StageFeatureConverter(seqio.FeatureConverter):
+  """Pads a stage's streams to their fixed lengths and adds masks: what `streams.crop` returns."""
+
+  def __init__(self, stage: Stage):
+    self._stage = stage
+    spec = self.FeatureSpec
+    self.TASK_FEATURES, self.MODEL_FEATURES = {}, {}
+    for stream in stage.streams:
+      values = spec(tf.as_dtype(MODEL_DTYPES[stream.kind]), rank=2)
+      self.TASK_FEATURES |= {stream.name: values, f'{stream.name}/offset': spec(tf.float32, rank=1)}
+      self.MODEL_FEATURES |= {
+        stream.name: values,
+        f'{stream.name}/mask': spec(tf.bool, rank=1),
+        f'{stream.name}/offset': spec(tf.float32, rank=0),
+      }
+    self.PACKING_FEATURE_DTYPES = {}
+    super().__init__(pack=False)
+
+  def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
+    lengths = dict(task_feature_lengths)
+    for stream in self._stage.streams:
+      lengths[f'{stream.name}/mask'] = task_feature_lengths[stream.name]
+    return lengths
+
+  def _convert_features(
+    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    def convert(example):
+      converted = {}
+      for stream in self._stage.streams:
+        length, values = task_feature_lengths[stream.name], example[stream.name]
+        count = tf.shape(values)[0]
+        padded = tf.pad(values, [[0, length - count], [0, 0]])
+        converted[stream.name] = tf.ensure_shape(padded, (length, stream.width))
+        converted[f'{stream.name}/mask'] = tf.range(length) < count
+        converted[f'{stream.name}/offset'] = example[f'{stream.name}/offset'][0]
+      return converted
+
+    return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def iterate(
+  stage: Stage, dataset_dir: str, batch_size: int, split: str, seed: int, position: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Batches of a stage through SeqIO, from example number `position` on, without end."""
+  source = stage_batches(stage, dataset_dir, batch_size, split, seed).source()
+  task = make_task(f'{stage.name}_{split}', {split: source}, position)
+  lengths = feature_lengths(stage)
+  # Shuffling and SeqIO's silent cache in memory would both undo the computed order.
+  ds = task.get_dataset(lengths, split, shuffle=False, num_epochs=None, try_in_mem_cache=False)
+  ds = StageFeatureConverter(stage)(ds, lengths)
+  return ds.batch(batch_size, drop_remainder=True).prefetch(2).as_numpy_iterator()

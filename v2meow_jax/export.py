@@ -1,0 +1,176 @@
+"""`v2meow export`: runs to one bundle."""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Any
+
+from v2meow_jax import __version__, bundle, cli, description, errors
+from v2meow_jax.codec.codec import Codec
+from v2meow_jax.encoders.semantic import SemanticEncoder
+from v2meow_jax.generation.sampling import Sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run's newest weights and what they belong to."""
+
+  directory: pathlib.Path
+  kind: str
+  about: dict[str, Any]
+  step: int
+  weights: dict[str, Any]
+
+
+def read_run(directory: pathlib.Path) -> Run:
+  """Reads `model.json` and the latest checkpoint.
+
+  Raises:
+    errors.BundleError: it is no run, or it has no complete checkpoint.
+  """
+  path = directory / 'model.json'
+  if not path.is_file():
+    raise errors.BundleError(f'{directory}: no model.json there; a run is what v2meow train writes')
+  try:
+    about = json.loads(path.read_text())
+    kind = about['kind']
+  except (json.JSONDecodeError, KeyError, TypeError) as error:
+    raise errors.BundleError(f'{path}: damaged ({error})') from error
+  from v2meow_jax.training.checkpoints import restore_arrays
+
+  state, step = restore_arrays(directory)
+  weights = state['params']
+  if kind == 'codec':
+    weights = {'params': state['params'], 'codebooks': state['books']['vectors']}
+  return Run(directory, kind, about, step, weights)
+
+
+def order_stages(runs: list[Run]) -> list[Run]:
+  """Stages in the order in which their targets become available."""
+  stages = {run.directory: description.rebuild(run.about['stage'], bundle.TYPES) for run in runs}
+  targets = {stage.target.stream.name for stage in stages.values()}
+  made: dict[str, int] = {}
+  ordered: list[Run] = []
+  while len(ordered) < len(runs):
+    for run in runs:
+      stage = stages[run.directory]
+      needs = [(c.stream.name, (c.levels or (0, 1))[1]) for c in stage.conditions if c.stream.name in targets]
+      needs.append((stage.target.stream.name, stage.target.levels[0]))
+      if run not in ordered and all(made.get(name, 0) >= level for name, level in needs):
+        ordered.append(run)
+        made[stage.target.stream.name] = max(made.get(stage.target.stream.name, 0), stage.target.levels[1])
+        break
+    else:
+      left = [str(run.directory) for run in runs if run not in ordered]
+      raise errors.BundleError(f'{", ".join(left)}: needs a stream or level that no other run predicts')
+  return ordered
+
+
+def export(
+  runs: list[Run],
+  out: pathlib.Path,
+  *,
+  semantic: SemanticEncoder | None = None,
+  sampling: dict[str, Sampling] | None = None,
+  dtype: str = 'float32',
+  about: dict[str, Any] | None = None,
+) -> None:
+  """Writes a bundle from one codec's run and the stages' runs.
+
+  Raises:
+    errors.BundleError: there is not exactly one codec, or the runs were trained on streams that
+      different encoders, another codec or another semantic encoder made.
+  """
+  codecs = [run for run in runs if run.kind == 'codec']
+  stages = order_stages([run for run in runs if run.kind == 'stage'])
+  if len(codecs) != 1 or not stages:
+    raise errors.BundleError(
+      f'{len(codecs)} codec runs and {len(stages)} stage runs; a bundle has one and some'
+    )
+  config = description.rebuild(codecs[0].about['codec'], bundle.TYPES)
+  codec = Codec(config, codecs[0].weights)
+  made_by: dict[str, dict] = {codec.stream.name: codec.identity}
+  if semantic is not None:
+    made_by[semantic.stream.name] = semantic.identity
+  made_by = json.loads(json.dumps(made_by))
+  for run in stages:
+    for name, identity in run.about['data'].items():
+      if made_by.setdefault(name, identity) != identity:
+        raise errors.BundleError(
+          f'{run.directory}: it was trained on a stream {name!r} made by something else than the codec, '
+          'semantic encoder or other runs of this bundle'
+        )
+  networks, predicted, given = [], set(), {}
+  for run in stages:
+    stage = description.rebuild(run.about['stage'], bundle.TYPES)
+    chosen = (sampling or {}).get(stage.name, Sampling())
+    told = {
+      'stage': run.about['stage'],
+      'transformer': run.about['transformer'],
+      'sampling': description.describe(chosen),
+      'trained_steps': run.step,
+    }
+    networks.append(bundle.Network(f'stage_{stage.name}', told, run.weights))
+    predicted.add(stage.target.stream.name)
+    given |= {c.stream.name: run.about['data'][c.stream.name] for c in stage.conditions}
+  bundle.write(
+    out,
+    codec=bundle.Network(
+      'codec',
+      {'config': codecs[0].about['codec'], 'identity': codec.identity, 'trained_steps': codecs[0].step},
+      codecs[0].weights,
+    ),
+    stages=networks,
+    encoders=[identity for name, identity in given.items() if name not in predicted],
+    semantic=semantic,
+    dtype=dtype,
+    about=about,
+  )
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Joins a codec's run and the stages' runs into one bundle."""
+  parser = argparse.ArgumentParser(prog='v2meow export', description=main.__doc__)
+  parser.add_argument('--run', type=pathlib.Path, action='append', required=True, help='once a run')
+  parser.add_argument('--out', type=pathlib.Path, required=True, help='the bundle, a folder to be made')
+  parser.add_argument('--semantic', type=pathlib.Path, help="fit-semantic's file")
+  parser.add_argument('--name', default='', help='of the model')
+  parser.add_argument('--licence', default='', help='of the weights')
+  parser.add_argument('--provenance', default='', help='what it was trained on')
+  parser.add_argument('--dtype', choices=('float32', 'float16'), default='float32')
+  parser.add_argument(
+    '--sampling',
+    default='{}',
+    help='JSON by stage, e.g. \'{"semantic": {"temperature": 0.95, "top_k": 100}}\'',
+  )
+  args = parser.parse_args(argv)
+  try:
+    sampling = {name: Sampling(**values) for name, values in json.loads(args.sampling).items()}
+  except (json.JSONDecodeError, TypeError, AttributeError) as error:
+    raise errors.ConfigError(f'--sampling: {error}') from error
+  runs = [read_run(directory) for directory in args.run]
+  names = {run.about['stage']['name'] for run in runs if run.kind == 'stage'}
+  if set(sampling) - names:
+    raise errors.ConfigError(f'--sampling: there is no stage {", ".join(set(sampling) - names)}')
+  export(
+    runs,
+    args.out,
+    semantic=SemanticEncoder.load(args.semantic) if args.semantic else None,
+    sampling=sampling,
+    dtype=args.dtype,
+    about={
+      'name': args.name or args.out.name,
+      'licence': args.licence,
+      'provenance': args.provenance,
+      'v2meow_jax': __version__,
+    },
+  )
+  size = sum(path.stat().st_size for path in args.out.iterdir())
+  print(f'{args.out}: {len(runs)} networks, {size / 1e6:.1f} MB')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(cli.run(main, sys.argv[1:]))

@@ -1,0 +1,32 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def replaced_when_done(path: str | os.PathLike) -> Iterator[str]:
+  """Gives a temporary name beside `path` which takes its place on success and is removed on failure."""
+  folder, name = os.path.split(os.path.abspath(os.fspath(path)))
+  temporary = os.path.join(folder, f'.{name}.{uuid.uuid4().hex[:8]}.tmp')
+  try:
+    yield temporary
+    os.replace(temporary, path)
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+      os.unlink(temporary)
+    raise
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes a text file in one piece."""
+  with replaced_when_done(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
+    file.write(text)
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+  """Writes a binary file in one piece."""
+  with replaced_when_done(path) as temporary, open(temporary, 'wb') as file:
+    file.write(data)

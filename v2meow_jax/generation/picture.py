@@ -1,0 +1,58 @@
+"""A picture of what was generated: spectrogram, the video's motion, and the token streams over time."""
+
+import os
+
+import numpy as np
+
+from v2meow_jax import files
+from v2meow_jax.encoders.motion import COLUMNS
+from v2meow_jax.generation.pipeline import Generated
+from v2meow_jax.streams import Stream
+
+
+def draw(path: str | os.PathLike, made: Generated, streams: list[Stream], title: str) -> None:
+  """Writes a PNG; one panel for the sound and one for each stream.
+
+  Args:
+    path: of the picture.
+    made: what the pipeline returned.
+    streams: what is drawn of it: `video/motion`, and any token streams.
+    title: above everything.
+  """
+  import matplotlib
+
+  matplotlib.use('agg')
+  from matplotlib import pyplot
+
+  seconds = len(made.audio) / made.sample_rate
+  figure, panels = pyplot.subplots(
+    1 + len(streams), 1, figsize=(12, 2.2 + 1.8 * len(streams)), sharex=True, layout='constrained'
+  )
+  panels = np.atleast_1d(panels)
+  figure.suptitle(title)
+  signal = made.audio.mean(1) + 1e-6 * np.random.default_rng(0).standard_normal(len(made.audio))
+  panels[0].specgram(signal, NFFT=1024, Fs=made.sample_rate, noverlap=768, cmap='magma', vmin=-120)
+  panels[0].set_ylabel('frequency (Hz)')
+  for panel, stream in zip(panels[1:], streams, strict=True):
+    elements = made.streams[stream.name]
+    if stream.kind == 'tokens':
+      panel.imshow(
+        elements.T / (stream.codes - 1),
+        aspect='auto',
+        interpolation='nearest',
+        cmap='viridis',
+        extent=(0, len(elements) / float(stream.rate), stream.width - 0.5, -0.5),
+      )
+      panel.set_ylabel(f'{stream.name}\nlevel')
+      panel.set_yticks(range(stream.width))
+    else:
+      times = np.arange(len(elements)) / float(stream.rate)
+      for name in ('motion', 'brightness', 'cut'):
+        panel.step(times, elements[:, COLUMNS.index(name)], where='post', label=name)
+      panel.legend(loc='upper right', ncols=3, fontsize='small')
+      panel.set_ylabel(stream.name)
+  panels[-1].set_xlim(0, seconds)
+  panels[-1].set_xlabel('time (s)')
+  with files.replaced_when_done(path) as temporary:
+    figure.savefig(temporary, dpi=100, format='png')
+  pyplot.close(figure)
