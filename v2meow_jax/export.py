@@ -56,11 +56,11 @@ def order_stages(runs: list[Run]) -> list[Run]:
   while len(ordered) < len(runs):
     for run in runs:
       stage = stages[run.directory]
-      needs = [(c.stream.name, (c.levels or (0, 1))[1]) for c in stage.conditions if c.stream.name in targets]
-      needs.append((stage.target.stream.name, stage.target.levels[0]))
+      needs = [(c.stream.name, c.span[1]) for c in stage.conditions if c.stream.name in targets]
+      needs.append((stage.target.stream.name, stage.target.span[0]))
       if run not in ordered and all(made.get(name, 0) >= level for name, level in needs):
         ordered.append(run)
-        made[stage.target.stream.name] = max(made.get(stage.target.stream.name, 0), stage.target.levels[1])
+        made[stage.target.stream.name] = max(made.get(stage.target.stream.name, 0), stage.target.span[1])
         break
     else:
       left = [str(run.directory) for run in runs if run not in ordered]

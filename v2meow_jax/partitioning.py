@@ -82,7 +82,7 @@ class Partitioner:
     """(shardings, abstract) of the state that `init(*args)` makes, without making it."""
     boxed = jax.eval_shape(init, *args)
     shardings = nn.logical_to_mesh_sharding(
-      nn.get_partition_spec(boxed), self.mesh, [tuple(rule) for rule in self.logical_axis_rules]
+      nn.get_partition_spec(boxed), self.mesh, list(self.logical_axis_rules)
     )
     plain = nn.unbox(boxed)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), plain, shardings)

@@ -21,12 +21,12 @@ PATTERNS = ('flatten', 'delay')
 
 
 def _checked_levels(stream: Stream, levels: tuple[int, int] | None, role: str) -> tuple[int, int]:
-  levels = (0, stream.width) if levels is None else tuple(levels)
-  if len(levels) != 2 or not 0 <= levels[0] < levels[1] <= stream.width:
+  start, stop = (0, stream.width) if levels is None else levels
+  if not 0 <= start < stop <= stream.width:
     raise errors.ConfigError(
       f'{role} {stream.name!r}: levels {levels} are not a range (start, stop) within its {stream.width}'
     )
-  return levels
+  return start, stop
 
 
 @gin.register
@@ -56,6 +56,11 @@ class Condition:
         f'condition {self.stream.name!r}: dropout {self.dropout} is not between 0 and 1'
       )
 
+  @property
+  def span(self) -> tuple[int, int]:
+    """The codebook levels used, or the whole width of an embedding."""
+    return self.levels or (0, self.stream.width)
+
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +81,14 @@ class Target:
       )
 
   @property
+  def span(self) -> tuple[int, int]:
+    """The codebook levels predicted, as (start, stop)."""
+    return self.levels or (0, self.stream.width)
+
+  @property
   def depth(self) -> int:
     """Number of codebook levels predicted."""
-    start, stop = self.levels or (0, self.stream.width)
-    return stop - start
+    return self.span[1] - self.span[0]
 
   @property
   def step_rate(self) -> Fraction:
@@ -119,7 +128,7 @@ class Stage:
       if by_name.setdefault(stream.name, stream) != stream:
         raise errors.ConfigError(f'stage {self.name!r}: stream {stream.name!r} is described in two ways')
     for condition in self.conditions:
-      if condition.stream == self.target.stream and condition.levels[1] > self.target.levels[0]:
+      if condition.stream == self.target.stream and condition.span[1] > self.target.span[0]:
         raise errors.ConfigError(
           f'stage {self.name!r}: levels {condition.levels} of {condition.stream.name!r} are given '
           f'though levels {self.target.levels} are to be predicted; only lower levels can be given'

@@ -7,6 +7,7 @@ Every other room speaks in these terms. Element `i` of a stream covers the time 
 import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ MODEL_DTYPES = {'embedding': np.float32, 'tokens': np.int32, 'audio': np.int16}
 
 def crop(
   stream: Stream, read: Callable[[int, int], np.ndarray], start: Fraction, seconds: Fraction
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
   """A stream from `start` for `seconds`, at its fixed length, as models and batches take it.
 
   Args:

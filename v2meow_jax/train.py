@@ -2,20 +2,25 @@
 
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 import gin
 from v2meow_jax import cli, configuration, errors
 
+if TYPE_CHECKING:
+  from v2meow_jax.partitioning import Partitioner
+  from v2meow_jax.training.protocols import Batches, Trainable
+
 
 def train(
   *,
-  model_dir: str = gin.REQUIRED,
-  trainable=gin.REQUIRED,
-  batches=gin.REQUIRED,
-  total_steps: int = gin.REQUIRED,
-  eval_batches=None,
+  model_dir: str,
+  trainable: 'Trainable',
+  batches: 'Batches',
+  total_steps: int,
+  eval_batches: 'Batches | None' = None,
   eval_steps: int = 8,
-  partitioner=None,
+  partitioner: 'Partitioner | None' = None,
   seed: int = 0,
   log_every: int = 20,
   eval_every: int = 200,

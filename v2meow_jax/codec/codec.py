@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 import gin
-from v2meow_jax import description, errors
+from v2meow_jax import description, errors, linen
 from v2meow_jax.codec import quantizer
 from v2meow_jax.codec.soundstream import SoundStreamConfig
 from v2meow_jax.codec.spectral import SpectralConfig
@@ -76,13 +76,13 @@ class Codec:
 
     @jax.jit
     def encode(weights, audio):
-      latents = network.apply({'params': weights['params']}, audio, method='encode')
+      latents = linen.call(network, weights['params'], audio, method='encode')
       return quantizer.encode(weights['codebooks'], latents)[0]
 
     @jax.jit
     def decode(weights, codes):
       latents = quantizer.decode(weights['codebooks'], codes)
-      return network.apply({'params': weights['params']}, latents, method='decode')
+      return linen.call(network, weights['params'], latents, method='decode')
 
     self._encode, self._decode = encode, decode
 

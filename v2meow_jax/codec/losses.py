@@ -17,7 +17,7 @@ def multi_scale_mel(
   bins of a frame, as there; both terms are means over frames, the L1 term also over bins, and the
   scales are averaged (the paper sums; with a fixed set of scales that is a constant factor).
   """
-  total = 0.0
+  total = jnp.zeros(())
   for window in MEL_WINDOWS:
     ours = spectrogram.mel(audio, sample_rate, window, window // 4, 64)
     theirs = spectrogram.mel(target, sample_rate, window, window // 4, 64)
@@ -37,7 +37,7 @@ def spectral_convergence_and_complex(
   Spectral convergence is ||abs(X) - abs(Y)|| / ||Y|| (Arik et al. 2018), the complex term
   ||X - Y|| / ||Y||: without the latter nothing holds the phase.
   """
-  convergence, complex_error = 0.0, 0.0
+  convergence, complex_error = jnp.zeros(()), jnp.zeros(())
   for window in windows:
     ours = spectrogram.stft(audio, window, window // 4)
     theirs = spectrogram.stft(target, window, window // 4)

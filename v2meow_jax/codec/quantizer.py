@@ -102,7 +102,7 @@ def encode(
 
 def decode(vectors: Float[Array, 'levels codes d'], codes: Int[Array, '*n used']) -> Float[Array, '*n d']:
   """Sum of the vectors that the codes of the first `used` levels name."""
-  return sum(vectors[k][codes[..., k]] for k in range(codes.shape[-1]))
+  return jnp.sum(jnp.stack([vectors[k][codes[..., k]] for k in range(codes.shape[-1])]), 0)
 
 
 def quantize(

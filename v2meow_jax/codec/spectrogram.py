@@ -41,7 +41,8 @@ def istft(spectrum: Complex[Array, '*b frames bins'], window: int, hop: int) -> 
   count = frames.shape[-2]
   parts = frames.reshape(*frames.shape[:-1], ratio, hop)
   lead = [(0, 0)] * (frames.ndim - 2)
-  total = sum(jnp.pad(parts[..., i, :], [*lead, (i, ratio - 1 - i), (0, 0)]) for i in range(ratio))
+  shifted = [jnp.pad(parts[..., i, :], [*lead, (i, ratio - 1 - i), (0, 0)]) for i in range(ratio)]
+  total = functools.reduce(jnp.add, shifted)
   squared = (hann(window) ** 2).reshape(ratio, hop)
   weight = sum(np.pad(np.tile(squared[i], (count, 1)), [(i, ratio - 1 - i), (0, 0)]) for i in range(ratio))
   audio = (total / np.maximum(weight, 1e-6)).reshape(*frames.shape[:-2], -1)

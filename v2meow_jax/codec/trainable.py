@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float
 
 import gin
-from v2meow_jax import description
+from v2meow_jax import description, linen
 from v2meow_jax.codec import losses, quantizer
 from v2meow_jax.codec.codec import CodecConfig
 
@@ -79,9 +79,9 @@ class CodecTrainable:
     drop_key, books_key = jax.random.split(rng)
 
     def loss_fn(params):
-      latents = network.apply({'params': params}, audio, method='encode')
+      latents = linen.call(network, params, audio, method='encode')
       quantised, commitment, codes, observed = quantizer.quantize(config, state['books'], latents, drop_key)
-      decoded = network.apply({'params': params}, jnp.where(warming, latents, quantised), method='decode')
+      decoded = linen.call(network, params, jnp.where(warming, latents, quantised), method='decode')
       loss, metrics = self._losses(decoded, audio)
       loss += self.commitment_weight * jnp.where(warming, 0.0, commitment)
       return loss, (metrics | {'loss': loss, 'commitment': commitment}, latents, codes, observed)
@@ -121,12 +121,10 @@ class CodecTrainable:
     """Losses and distances with all levels in use; `weight` is what a batch counts in the mean."""
     network, config = self.config.build(), self.config.quantizer
     audio = self._audio(batch)
-    latents = network.apply({'params': state['params']}, audio, method='encode')
+    latents = linen.call(network, state['params'], audio, method='encode')
     quantised, commitment, codes, _ = quantizer.quantize(config, state['books'], latents)
     warming = state['step'] < self.warmup_steps
-    decoded = network.apply(
-      {'params': state['params']}, jnp.where(warming, latents, quantised), method='decode'
-    )
+    decoded = linen.call(network, state['params'], jnp.where(warming, latents, quantised), method='decode')
     loss, metrics = self._losses(decoded, audio)
     share, perplexity = quantizer.usage(codes, config.codes)
     return metrics | {

@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
 from rich.console import Console
 from rich.progress import Progress
 
@@ -201,7 +202,7 @@ def _finish(
   name = records.dataset_name(stream)
   template = tfds.core.ShardedFileTemplate(
     template='{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
-    data_dir=str(folder),
+    data_dir=epath.Path(folder),
     dataset_name=name,
     filetype_suffix='tfrecord',
   )

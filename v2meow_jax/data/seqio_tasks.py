@@ -79,7 +79,7 @@ class ClipSource(seqio.DataSource):
 
     numbers = tf.data.Dataset.range(self._start, stop)
     if shard_info is not None and shard_info.num_shards > 1:
-      numbers = numbers.filter(lambda n: n % shard_info.num_shards == shard_info.index)
+      numbers = numbers.filter(lambda n: tf.math.floormod(n, shard_info.num_shards) == shard_info.index)
     return numbers.map(restore, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
@@ -146,7 +146,7 @@ class StageFeatureConverter(seqio.FeatureConverter):
       for stream in self._stage.streams:
         length, values = task_feature_lengths[stream.name], example[stream.name]
         count = tf.shape(values)[0]
-        padded = tf.pad(values, [[0, length - count], [0, 0]])
+        padded = tf.pad(values, tf.stack([[0, length - count], [0, 0]]))
         converted[stream.name] = tf.ensure_shape(padded, (length, stream.width))
         converted[f'{stream.name}/mask'] = tf.range(length) < count
         converted[f'{stream.name}/offset'] = example[f'{stream.name}/offset'][0]

@@ -1,5 +1,6 @@
 """What every frozen encoder offers, be it a filter bank, a codec or a network of another library."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,7 +27,7 @@ class Encoder(Protocol):
   def needs(self) -> str: ...
 
   @property
-  def identity(self) -> dict[str, Any]:
+  def identity(self) -> Mapping[str, Any]:
     """JSON values that tell this encoder from another: its name, settings and weights' hash."""
     ...
 

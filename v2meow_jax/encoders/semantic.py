@@ -82,7 +82,7 @@ def features(
   if config.smoothing > 1 and len(joined):
     half = config.smoothing // 2
     edged = np.pad(joined, ((half, half), (0, 0)), mode='edge')
-    joined = sum(edged[i : i + len(joined)] for i in range(config.smoothing)) / config.smoothing
+    joined = np.mean([edged[i : i + len(joined)] for i in range(config.smoothing)], 0)
   return joined.astype(np.float32)
 
 

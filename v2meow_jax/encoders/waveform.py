@@ -1,6 +1,7 @@
 """The audio itself as a stream, for training a codec from the same datasets as the stages."""
 
 import dataclasses
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class WaveformEncoder:
   @property
   def stream(self) -> Stream:
     """`audio/waveform`."""
-    return Stream('audio/waveform', 'audio', self.sample_rate, self.channels)
+    return Stream('audio/waveform', 'audio', Fraction(self.sample_rate), self.channels)
 
   @property
   def identity(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from v2meow_jax import stages
+from v2meow_jax import linen, stages
 from v2meow_jax.generation import sampling as sampling_lib
 from v2meow_jax.models import transformer
 from v2meow_jax.models.stage_model import StageModel
@@ -47,8 +47,8 @@ def generate(
   marks = jnp.asarray(marks, bool)
   whole = count * target.depth if target.pattern == 'flatten' else count
 
-  logits, cache = model.apply(
-    {'params': params}, batch, given[:, :whole], stage.prefix_length + total, method='prefill'
+  logits, cache = linen.call(
+    model, params, batch, given[:, :whole], stage.prefix_length + total, method='prefill'
   )
 
   def sample(step, logits):
@@ -60,7 +60,7 @@ def generate(
     logits, steps, cache = carry
     tokens = sample(step, logits)
     steps = jax.lax.dynamic_update_index_in_dim(steps, tokens, step, 1)
-    logits, new = model.apply({'params': params}, batch, tokens, step + 1, cache, method='decode_step')
+    logits, new = linen.call(model, params, batch, tokens, step + 1, cache, method='decode_step')
     return logits, steps, transformer.write(cache, new, stage.prefix_length + step + 1)
 
   logits, steps, _ = jax.lax.fori_loop(whole, total - 1, advance, (logits, given, cache))

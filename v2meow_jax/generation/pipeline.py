@@ -78,15 +78,14 @@ class Pipeline:
       stage = runner.stage
       for condition in stage.conditions:
         name = condition.stream.name
-        need = condition.levels[1] if condition.levels else condition.stream.width
-        if made.get(name, 0) < need:
+        if made.get(name, 0) < condition.span[1]:
           raise errors.BundleError(f'stage {stage.name!r} is given {name!r}, which nothing before it makes')
       target = stage.target.stream
-      if made.get(target.name, 0) != stage.target.levels[0]:
+      if made.get(target.name, 0) != stage.target.span[0]:
         raise errors.BundleError(
           f'stage {stage.name!r}: levels of {target.name!r} are not predicted in order'
         )
-      made[target.name] = stage.target.levels[1]
+      made[target.name] = stage.target.span[1]
       if target.name == codec.stream.name and target != codec.stream:
         raise errors.BundleError(f'stage {stage.name!r} predicts {target}, the codec decodes {codec.stream}')
     if not made.get(codec.stream.name):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from v2meow_jax import linen
 from v2meow_jax.models.transformer import Linear
 from v2meow_jax.stages import Condition, Stage
 
@@ -35,20 +36,19 @@ class ConditionEncoder(nn.Module):
   def __call__(
     self, values: Array, mask: Bool[Array, 'b n'], dropped: Bool[Array, ' b'] | None
   ) -> Float[Array, 'b n width']:
-    stream = self.condition.stream
-    vector = nn.with_logical_partitioning(nn.initializers.normal(0.5), ('embed',))
+    stream, vector = self.condition.stream, nn.initializers.normal(0.5)
     if stream.kind == 'tokens':
-      start, stop = self.condition.levels
-      init = nn.with_logical_partitioning(
-        nn.initializers.normal((stop - start) ** -0.5), (None, 'vocab', 'embed')
-      )
-      tables = self.param('embedding', init, (stop - start, stream.codes, self.width))
-      x = sum(tables[k][values[..., start + k]] for k in range(stop - start))
+      start, stop = self.condition.span
+      init = nn.initializers.normal((stop - start) ** -0.5)
+      shape = (stop - start, stream.codes, self.width)
+      tables = linen.parameter(self, 'embedding', init, (None, 'vocab', 'embed'), shape)
+      x = jnp.sum(jnp.stack([tables[k][values[..., start + k]] for k in range(stop - start)]), 0)
     else:
       x = Linear(self.width, (None, 'embed'), name='projection')(values.astype(jnp.float32))
-    null = self.param('null', vector, (self.width,))
+    null = linen.parameter(self, 'null', vector, ('embed',), (self.width,))
+    mark = linen.parameter(self, 'mark', vector, ('embed',), (self.width,))
     keep = mask if dropped is None else mask & ~dropped[:, None]
-    return jnp.where(keep[..., None], x, null) + self.param('mark', vector, (self.width,))
+    return jnp.where(keep[..., None], x, null) + mark
 
 
 def positions(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from v2meow_jax import stages
+from v2meow_jax import linen, stages
 from v2meow_jax.models import conditioning
 from v2meow_jax.models.transformer import LayerCache, Transformer, TransformerConfig
 from v2meow_jax.stages import Stage
@@ -30,24 +30,18 @@ class StageModel(nn.Module):
       for c in stage.conditions
     ]
     self.transformer = Transformer(self.config)
-    self.first = self.param(
-      'first', nn.with_logical_partitioning(nn.initializers.normal(1.0), ('embed',)), (width,)
-    )
-    self.embedding = self.param(
+    self.first = linen.parameter(self, 'first', nn.initializers.normal(1.0), ('embed',), (width,))
+    self.embedding = linen.parameter(
+      self,
       'embedding',
-      nn.with_logical_partitioning(nn.initializers.normal(stage.step_tokens**-0.5), (None, 'vocab', 'embed')),
+      nn.initializers.normal(stage.step_tokens**-0.5),
+      (None, 'vocab', 'embed'),
       (depth, codes, width),
     )
-    self.head = self.param(
-      'head',
-      nn.with_logical_partitioning(
-        nn.initializers.variance_scaling(
-          1.0, 'fan_in', 'truncated_normal', in_axis=1, out_axis=2, batch_axis=0
-        ),
-        (None, 'embed', 'vocab'),
-      ),
-      (depth, width, codes),
+    init = nn.initializers.variance_scaling(
+      1.0, 'fan_in', 'truncated_normal', in_axis=1, out_axis=2, batch_axis=0
     )
+    self.head = linen.parameter(self, 'head', init, (None, 'embed', 'vocab'), (depth, width, codes))
 
   def prefix(
     self, batch: dict, dropped: Bool[Array, 'b conditions'] | None = None
@@ -91,7 +85,7 @@ class StageModel(nn.Module):
   ) -> Float[Array, 'b frames depth codes']:
     """Teacher-forced float32 logits of every token of the target."""
     target = self.stage.target
-    tokens = batch[target.stream.name][..., slice(*target.levels)]
+    tokens = batch[target.stream.name][..., slice(*target.span)]
     steps, valid = stages.to_steps(target, tokens)
     prefix, places = self.prefix(batch, dropped)
     inputs = self.embed_steps(steps[:, :-1], jnp.asarray(valid[:-1]))

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 import gin
-from v2meow_jax import description
+from v2meow_jax import description, linen
 from v2meow_jax.models import conditioning
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
@@ -50,7 +50,7 @@ class StageTrainable:
   def _tokens(self, batch: dict) -> tuple[Array, Array]:
     """(tokens [batch, frames, depth], weights [batch, frames, 1])."""
     target = self.stage.target
-    tokens = batch[target.stream.name][..., slice(*target.levels)]
+    tokens = batch[target.stream.name][..., slice(*target.span)]
     return tokens, batch[f'{target.stream.name}/mask'][..., None].astype(jnp.float32)
 
   def _metrics(self, logits: Array, batch: dict) -> tuple[Array, dict]:
@@ -67,26 +67,26 @@ class StageTrainable:
     }
     if self.stage.target.depth > 1:
       by_level = jnp.sum(losses * weights, (0, 1)) / jnp.maximum(jnp.sum(weights, (0, 1)), 1.0)
-      start = self.stage.target.levels[0]
+      start = self.stage.target.span[0]
       metrics |= {f'loss_level_{start + k}': by_level[k] for k in range(self.stage.target.depth)}
     return loss, metrics
 
-  def loss_fn(self, params, batch: dict, rng: Array | None) -> tuple[Array, dict]:
+  def loss_fn(self, params, batch: dict, rng: Array) -> tuple[Array, dict]:
     """Mean loss with conditions dropped and dropout; T5X's name."""
     drop_key, dropout_key = jax.random.split(rng)
     size = batch[self.stage.target.stream.name].shape[0]
     dropped = conditioning.draw_dropped(self.stage, drop_key, size) if self.stage.conditions else None
-    logits = self.model.apply({'params': params}, batch, dropped, False, rngs={'dropout': dropout_key})
+    logits = linen.call(self.model, params, batch, dropped, False, rngs={'dropout': dropout_key})
     return self._metrics(logits, batch)
 
   def eval_fn(self, params, batch: dict) -> tuple[Array, dict]:
     """Mean loss with all conditions and no dropout; T5X's name."""
-    return self._metrics(self.model.apply({'params': params}, batch), batch)
+    return self._metrics(linen.call(self.model, params, batch), batch)
 
   def score_batch(self, params, batch: dict) -> Float[Array, 'batch frames depth']:
     """Log-likelihood of each token in nats, 0 where masked; T5X's name."""
     tokens, weights = self._tokens(batch)
-    return -token_losses(self.model.apply({'params': params}, batch), tokens) * weights
+    return -token_losses(linen.call(self.model, params, batch), tokens) * weights
 
   def step(self, state: dict, batch: dict, rng: Array) -> tuple[dict, dict]:
     """One update."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 import gin
-from v2meow_jax import errors
+from v2meow_jax import errors, linen
 from v2meow_jax.models import attention
 
 POSITIONS = ('rope', 'relative')
@@ -71,9 +71,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
-    scale = self.param(
-      'scale', nn.with_logical_partitioning(nn.initializers.ones, (self.axis,)), (x.shape[-1],)
-    )
+    scale = linen.parameter(self, 'scale', nn.initializers.ones, (self.axis,), (x.shape[-1],))
     wide = x.astype(jnp.float32)
     wide *= jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + 1e-6)
     return (wide * scale).astype(x.dtype)
@@ -88,10 +86,8 @@ class Linear(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, '*b i']) -> Float[Array, '*b features']:
-    init = nn.with_logical_partitioning(
-      nn.initializers.variance_scaling(self.scale, 'fan_in', 'truncated_normal'), self.axes
-    )
-    kernel = self.param('kernel', init, (x.shape[-1], self.features))
+    init = nn.initializers.variance_scaling(self.scale, 'fan_in', 'truncated_normal')
+    kernel = linen.parameter(self, 'kernel', init, self.axes, (x.shape[-1], self.features))
     return x @ kernel.astype(x.dtype)
 
 
@@ -154,11 +150,8 @@ class Transformer(nn.Module):
     self.norm = RMSNorm()
     self.dropout = nn.Dropout(self.config.dropout)
     if self.config.positions == 'relative':
-      self.relative = self.param(
-        'relative_bias',
-        nn.with_logical_partitioning(nn.initializers.normal(0.1), (None, 'heads')),
-        (32, self.config.heads),
-      )
+      init = nn.initializers.normal(0.1)
+      self.relative = linen.parameter(self, 'relative_bias', init, (None, 'heads'), (32, self.config.heads))
 
   def _bias(self):
     if self.config.positions != 'relative':
@@ -204,9 +197,8 @@ class Transformer(nn.Module):
 
 def write(cache: list[LayerCache], new: list[LayerCache], at: Int[Array, '']) -> list[LayerCache]:
   """The cache with the keys and values of one element written at index `at`."""
-  return [
-    tuple(
-      jax.lax.dynamic_update_slice_in_dim(old, value, at, axis=1) for old, value in zip(o, n, strict=True)
-    )
-    for o, n in zip(cache, new, strict=True)
-  ]
+
+  def update(old: Array, value: Array) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(old, value, at, axis=1)
+
+  return [(update(k, new_k), update(v, new_v)) for (k, v), (new_k, new_v) in zip(cache, new, strict=True)]

@@ -6,7 +6,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
@@ -48,7 +48,7 @@ class _StopSignals:
       signal.signal(number, handler)
 
 
-def prefetch(iterator: Iterator[Batch], ahead: int = 2) -> Iterator[Batch]:
+def prefetch(iterator: Iterator[Batch], ahead: int = 2) -> Generator[Batch]:
   """Reads `ahead` items in a thread; an error surfaces where the item is taken."""
   items: queue.Queue = queue.Queue(ahead)
   end = object()

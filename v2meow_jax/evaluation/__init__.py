@@ -1,0 +1,1 @@
+"""Metrics: token entropies, likelihood under own and foreign conditions, codec reconstruction."""
