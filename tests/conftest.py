@@ -26,7 +26,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def small_codec(seed: int = 0) -> Codec:
   """A spectral codec of 8 kHz, 25 frames a second, 4 levels of 16 codes, with random weights."""
   config = CodecConfig(
-    SpectralConfig(window=640, spectrum_hop=160, downsampling=2, width=16, encoder_blocks=1, decoder_blocks=1),
+    SpectralConfig(
+      window=640, spectrum_hop=160, downsampling=2, width=16, encoder_blocks=1, decoder_blocks=1
+    ),
     quantizer.QuantizerConfig(levels=4, codes=16, dimension=8),
     sample_rate=8000,
   )

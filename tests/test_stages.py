@@ -35,7 +35,9 @@ WAVE = Stream('audio/waveform', 'audio', 16000)
     (lambda: Stage('s', (), Target(SEMANTIC), Fraction(1, 100)), 'holds no frame'),
     (lambda: Stage('s', (Condition(MOTION), Condition(MOTION)), Target(SEMANTIC), 1), 'named twice'),
     (
-      lambda: Stage('s', (Condition(Stream('video/motion', 'embedding', 2, 14)), Condition(MOTION)), Target(SEMANTIC), 1),
+      lambda: Stage(
+        's', (Condition(Stream('video/motion', 'embedding', 2, 14)), Condition(MOTION)), Target(SEMANTIC), 1
+      ),
       'named twice',
     ),
     (
@@ -103,7 +105,9 @@ def test_steps_are_those_of_a_loop_and_turn_back_into_frames(xp, pattern, frames
   for i in np.ndindex(2, 3):
     expected, expected_valid = steps_by_loop(pattern, tokens[i])
     np.testing.assert_array_equal(steps[i], expected)
-    np.testing.assert_array_equal(valid, np.ones_like(expected, bool) if expected_valid is None else expected_valid)
+    np.testing.assert_array_equal(
+      valid, np.ones_like(expected, bool) if expected_valid is None else expected_valid
+    )
   np.testing.assert_array_equal(stages.from_steps(target, steps), tokens)
 
 

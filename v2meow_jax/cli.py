@@ -33,7 +33,7 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
   try:
     return main(argv) or 0
   except errors.InputError as error:
-    message = str(error)
+    message = first_part(error)
   except OSError as error:
     if isinstance(error, BrokenPipeError):
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,6 +47,11 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     traceback.print_exc()
   print(f'v2meow: {" ".join(message.split())}', file=sys.stderr)
   return 2
+
+
+def first_part(error: BaseException) -> str:
+  """An exception's message without the trail of callers that gin appends to it."""
+  return str(error).split('\n  In call to configurable')[0].strip()
 
 
 def main(argv: list[str] | None = None) -> int:

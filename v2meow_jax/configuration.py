@@ -61,6 +61,9 @@ def load(args: argparse.Namespace) -> None:
   """
   for module in MODULES:
     importlib.import_module(module)
+  # gin also looks for gin files inside importable packages, and fails with a TypeError where the working
+  # directory has a plain folder of that name, such as data/ or runs/. Files alone are wanted.
+  gin.config._FILE_READERS[:] = [reader for reader in gin.config._FILE_READERS if reader[0] is open]
   for path in [*filter(None, args.gin_search_paths.split(',')), str(gin_directory())]:
     gin.add_config_file_search_path(path)
   if not args.gin_file:

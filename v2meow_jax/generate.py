@@ -44,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
   info = probe.probe(args.video)  # before the model is loaded: the answer to a wrong file should be quick
   if info.video is None:
     raise errors.MediaError(f'{args.video}: there is no video stream in it')
+  paths = {suffix: args.out / f'{args.video.stem}.{suffix}' for suffix in ('mp4', 'wav', 'png')}
+  if paths['mp4'].exists() and paths['mp4'].samefile(args.video):
+    raise errors.ConfigError(f'--out: {paths["mp4"]} is the video itself; name another folder')
   pipeline = bundle.load(args.bundle).pipeline()
   sampling = _sampling(args, {runner.stage.name: runner.sampling for runner in pipeline.stages})
   args.out.mkdir(parents=True, exist_ok=True)
@@ -56,10 +59,6 @@ def main(argv: list[str] | None = None) -> int:
     str(args.video), seed=args.seed, duration=args.duration, sampling=sampling, progress=progress
   )
   music = loudness.normalize_loudness(made.audio, made.sample_rate, args.loudness)
-  base = args.out / args.video.stem
-  paths = {suffix: base.with_name(f'{base.name}.{suffix}') for suffix in ('mp4', 'wav', 'png')}
-  if paths['mp4'].exists() and paths['mp4'].samefile(args.video):
-    raise errors.ConfigError(f'--out: {paths["mp4"]} is the video itself; name another folder')
   writing = time.perf_counter()
   audio.write_wav(paths['wav'], music, made.sample_rate)
   mux.mux(args.video, music, made.sample_rate, paths['mp4'], len(music) / made.sample_rate)

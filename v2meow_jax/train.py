@@ -48,6 +48,11 @@ def train(
   from v2meow_jax.partitioning import Partitioner
   from v2meow_jax.training import loop
 
+  for source in filter(None, (batches, eval_batches)):
+    source.describe()  # a dataset that does not fit should leave no run directory
+  run_dir = pathlib.Path(model_dir)
+  run_dir.mkdir(parents=True, exist_ok=True)
+  (run_dir / 'config.gin').write_text(gin.operative_config_str())
   return loop.train(
     run_dir=model_dir,
     trainable=trainable,
@@ -75,27 +80,20 @@ def main(argv: list[str] | None = None) -> int:
   )
   call = configuration.configurable(train)
   configuration.load(args)
-  with configuration.explained('model_dir'):
-    directory = gin.query_parameter('train.model_dir')
-    directory = directory if isinstance(directory, str) else gin.query_parameter('%MODEL_DIR')
   from v2meow_jax.training.loop import Interrupted
 
-  run_dir = pathlib.Path(directory)
-  run_dir.mkdir(parents=True, exist_ok=True)
-  # What was asked for, written before anything can fail; the operative values, all of them, at the end.
-  (run_dir / 'config.gin').write_text(gin.config_str())
-  status = 0
   try:
     call()
   except Interrupted as stopped:
-    print(f'v2meow: {stopped}', file=sys.stderr)
-    status = STOPPED
-  except TypeError as error:
-    if 'gin' not in str(error).lower():
+    print(f'v2meow: {cli.first_part(stopped)}', file=sys.stderr)
+    return STOPPED
+  except (TypeError, RuntimeError) as error:
+    # What gin raises for an argument that nothing supplies.
+    if 'No values supplied by Gin' not in str(error) and 'Required bindings' not in str(error):
       raise
-    raise errors.ConfigError(f'the gin configuration: {str(error).strip().splitlines()[0]}') from error
-  (run_dir / 'config.gin').write_text(gin.operative_config_str())
-  return status
+    lines = [line.strip() for line in str(error).splitlines() if 'supplied' in line or 'Required' in line]
+    raise errors.ConfigError(f'the gin configuration: {lines[0]}') from error
+  return 0
 
 
 if __name__ == '__main__':

@@ -23,9 +23,7 @@ def test_nearest_is_the_least_distance_of_scipy():
   centres = rng.standard_normal((20, 6)).astype(np.float32)
   found = kmeans.nearest(points, centres)
   assert found.shape == (4, 50) and found.dtype == np.int32
-  np.testing.assert_array_equal(
-    np.ravel(found), distance.cdist(points.reshape(-1, 6), centres).argmin(1)
-  )
+  np.testing.assert_array_equal(np.ravel(found), distance.cdist(points.reshape(-1, 6), centres).argmin(1))
 
 
 def test_the_best_of_a_few_starts_is_as_good_as_that_of_sklearn_on_separable_blobs():
@@ -41,8 +39,8 @@ def test_a_fit_is_a_local_minimum_that_sklearn_cannot_leave(spread):
   points = blobs(8, spread)
   centres = np.asarray(kmeans.fit(jax.random.key(3), points, 8, iterations=40))
   reference = KMeans(8, init=centres, n_init=1, max_iter=300, tol=0).fit(points).inertia_
-  # After 40 iterations the last points to change cluster carry less than 1 % of the squared distance.
-  assert reference <= inertia(points, centres) <= 1.01 * reference + 1e-3
+  # sklearn sums in float32 (1e-6); after 40 iterations the last points to change cluster carry less than 1 %.
+  assert reference * (1 - 1e-6) <= inertia(points, centres) <= 1.01 * reference
 
 
 def test_more_iterations_never_make_it_worse():

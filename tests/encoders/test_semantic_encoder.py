@@ -32,7 +32,9 @@ def encoder():
   return SemanticEncoder.fit(config(), features(config(), np.concatenate([tone(f) for f in TONES])))
 
 
-@pytest.mark.parametrize(('settings', 'words'), [({'rate': 30}, 'rate 30'), ({'smoothing': 2}, 'smoothing 2')])
+@pytest.mark.parametrize(
+  ('settings', 'words'), [({'rate': 30}, 'rate 30'), ({'smoothing': 2}, 'smoothing 2')]
+)
 def test_a_wrong_setting_is_refused(settings, words):
   with pytest.raises(errors.ConfigError, match=words):
     config(**settings)

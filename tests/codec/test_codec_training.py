@@ -1,0 +1,133 @@
+import functools
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from v2meow_jax import description
+from v2meow_jax.codec.codec import TYPES, Codec, CodecConfig
+from v2meow_jax.codec.quantizer import QuantizerConfig
+from v2meow_jax.codec.soundstream import SoundStreamConfig
+from v2meow_jax.codec.spectral import SpectralConfig
+from v2meow_jax.codec.trainable import CodecTrainable
+from v2meow_jax.training.optimizers import adamw
+
+WARMUP, STEPS = 20, 45
+NETWORKS = {
+  'spectral': SpectralConfig(256, 64, 1, 32, 2, encoder_blocks=1, decoder_blocks=1),
+  'soundstream': SoundStreamConfig(strides=(4, 8), channels=2, dilations=(1,)),
+}
+
+
+def tones(step, batch=4, samples=2048):
+  """Steady tones of random pitch at 8 kHz, 16-bit."""
+  rng = np.random.default_rng(step)
+  frequency, phase = rng.uniform(200, 2000, (batch, 1)), rng.uniform(0, 2 * np.pi, (batch, 1))
+  wave = 0.4 * np.sin(2 * np.pi * frequency * np.arange(samples) / 8000 + phase)
+  return {'audio/waveform': np.round(wave * 32767).astype(np.int16)[..., None]}
+
+
+@functools.cache
+def run(kind):
+  config = CodecConfig(NETWORKS[kind], QuantizerConfig(2, 8, 4, dead_below=0.1), 8000)
+  trainable = CodecTrainable(config, adamw(3e-3), warmup_steps=WARMUP, ring=1024, windows=(256, 512))
+  state = nn.unbox(trainable.init(jax.random.key(0), tones(0)))
+  step, evaluate = jax.jit(trainable.step), jax.jit(trainable.evaluate)
+  states, rows = [state], []
+  for number in range(STEPS):
+    state, row = step(state, tones(number), jax.random.key(number))
+    states.append(state)
+    rows.append(jax.device_get(row))
+  held_out = tones(10_000)
+  evaluations = [jax.device_get(evaluate(states[i], held_out)) for i in (0, WARMUP, STEPS)]
+  return trainable, states, rows, evaluations
+
+
+@pytest.mark.parametrize('kind', NETWORKS)
+def test_training_lowers_the_loss(kind):
+  _, _, rows, evaluations = run(kind)
+  before, warmed, after = (row['loss'] for row in evaluations)
+  # Twenty steps already learn the level and rough spectrum of a tone; a fresh network makes noise.
+  assert warmed < 0.8 * before
+  # With the quantiser the loss goes on being below that of the fresh network without one.
+  assert after < 0.8 * before
+  assert np.mean([row['loss'] for row in rows[-5:]]) < 0.8 * rows[0]['loss']
+
+
+@pytest.mark.parametrize('kind', NETWORKS)
+def test_codebooks_are_zeros_until_the_warm_up_ends_and_none_after(kind):
+  _, states, _, _ = run(kind)
+  for state in states[:WARMUP]:
+    assert not np.any(state['books'].vectors) and not np.any(state['books'].counts)
+  for state in (states[WARMUP], states[-1]):
+    assert (np.abs(np.asarray(state['books'].vectors)).max((1, 2)) > 0).all()
+    assert (np.asarray(state['books'].counts) > 0).all()
+  assert int(states[-1]['step']) == STEPS
+
+
+@pytest.mark.parametrize('kind', NETWORKS)
+def test_the_books_move_after_the_warm_up(kind):
+  _, states, _, _ = run(kind)
+  fitted, later = states[WARMUP]['books'].vectors, states[-1]['books'].vectors
+  assert (np.asarray(fitted) != np.asarray(later)).any((1, 2)).all()
+
+
+@pytest.mark.parametrize('kind', NETWORKS)
+def test_metrics_are_finite_and_commitment_counts_after_the_warm_up(kind):
+  trainable, _, rows, evaluations = run(kind)
+  for row in rows + evaluations:
+    assert all(np.isfinite(value) for value in row.values())
+  for number, row in enumerate(rows):
+    expected = row['mel'] + row['convergence'] + 0.2 * row['complex']
+    expected += 0.25 * row['commitment'] if number >= WARMUP else 0
+    assert row['loss'] == pytest.approx(expected, rel=1e-5)  # float32 sums
+  assert evaluations[0]['weight'] == 4
+  assert trainable.warmup_steps == WARMUP
+
+
+def test_the_ring_holds_the_latest_latents_first():
+  trainable, states, _, _ = run('spectral')
+  network = trainable.config.build()
+  for number in (0, 5):
+    audio = tones(number)['audio/waveform'].astype(np.float32) / 32768
+    latents = network.apply({'params': states[number]['params']}, audio, method='encode')
+    ring = np.asarray(states[number + 1]['ring'])
+    # Compiled against uncompiled, float32.
+    np.testing.assert_allclose(ring[:128], latents.reshape(-1, 4), atol=1e-4)
+    np.testing.assert_array_equal(ring[128:], np.asarray(states[number]['ring'])[:-128])
+
+
+def test_a_warm_up_shorter_than_the_ring_still_fits_the_books_to_latents():
+  config = CodecConfig(NETWORKS['spectral'], QuantizerConfig(1, 8, 4), 8000)
+  trainable = CodecTrainable(config, adamw(1e-3), warmup_steps=1, ring=4096, windows=(256,))
+  state = nn.unbox(trainable.init(jax.random.key(0), tones(0)))
+  state, _ = jax.jit(trainable.step)(state, tones(0), jax.random.key(0))
+  vectors = np.asarray(state['books'].vectors[0])
+  # 128 latents in a ring of 4096: centres are means of latents, and the unused places are none.
+  assert (np.abs(vectors).max(1) > 0).all()
+  assert len(np.unique(vectors, axis=0)) == 8
+
+
+def test_weights_and_description_make_the_codec_that_was_trained():
+  trainable, states, _, evaluations = run('spectral')
+  about = json.loads(json.dumps(trainable.describe()))
+  assert about['kind'] == 'codec'
+  codec = Codec(description.rebuild(about['codec'], TYPES), trainable.weights(states[-1]))
+  audio = tones(10_000)['audio/waveform'].astype(np.float32) / 32768
+  decoded = np.stack([codec.decode(codec.encode(example)) for example in audio])
+  target = audio[..., 0] - audio[..., 0].mean(1, keepdims=True)
+  made = decoded[..., 0] - decoded[..., 0].mean(1, keepdims=True)
+  scale = (made * target).sum(1, keepdims=True) / (target**2).sum(1, keepdims=True)
+  ratio = ((scale * target) ** 2).sum(1) / ((made - scale * target) ** 2).sum(1)
+  # Evaluation is batched and compiled as a whole; a ratio near 0 dB amplifies its float32 rounding.
+  assert np.mean(10 * np.log10(ratio)) == pytest.approx(float(evaluations[-1]['si_sdr']), abs=0.05)
+
+
+def test_samples_beyond_whole_hops_are_left_out():
+  trainable, states, _, evaluations = run('spectral')
+  longer = jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, 63), (0, 0)), constant_values=9999), tones(10_000))
+  row = jax.jit(trainable.evaluate)(states[-1], longer)
+  assert jnp.allclose(row['loss'], evaluations[-1]['loss'], rtol=1e-5)  # the same numbers, compiled twice

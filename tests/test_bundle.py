@@ -1,0 +1,114 @@
+"""Bundles: what is written is what is read, and what is damaged is refused in a sentence."""
+
+import json
+import shutil
+
+import conftest
+import numpy as np
+import pytest
+
+from v2meow_jax import bundle, errors
+
+
+def copy_of(small_bundle, tmp_path):
+  return shutil.copytree(small_bundle, tmp_path / 'copy')
+
+
+def test_flatten_and_unflatten_are_inverse():
+  tree = {'a': {'b': np.ones(2), 'c': {'d': np.zeros((1, 3))}}, 'e': np.arange(4.0)}
+  flat = bundle.flatten(tree)
+  assert sorted(flat) == ['a/b', 'a/c/d', 'e']
+  again = bundle.unflatten(flat)
+  assert again['a']['c']['d'].shape == (1, 3)
+  np.testing.assert_array_equal(again['e'], tree['e'])
+
+
+def test_a_float32_bundle_gives_back_the_weights_bit_for_bit(small_bundle):
+  codec = conftest.small_codec()
+  loaded = bundle.load(small_bundle).codec()
+  for path, value in bundle.flatten(codec.weights).items():
+    np.testing.assert_array_equal(bundle.flatten(loaded.weights)[path], value)
+  assert loaded.identity == codec.identity
+
+
+def test_a_float16_bundle_is_about_half_the_size_and_close(small_bundle, tmp_path):
+  half = conftest.write_small_bundle(tmp_path / 'half', 'float16')
+  whole_size, half_size = ((d / 'codec.safetensors').stat().st_size for d in (small_bundle, half))
+  assert half_size < 0.6 * whole_size
+  whole = bundle.flatten(bundle.load(small_bundle).codec().weights)
+  for path, value in bundle.flatten(bundle.load(half).codec().weights).items():
+    # float16 keeps 11 bits.
+    np.testing.assert_allclose(value, whole[path], rtol=2**-11, atol=1e-7)
+  assert bundle.load(half).codec().identity == bundle.load(small_bundle).codec().identity
+
+
+def test_stages_come_back_with_their_settings(small_bundle):
+  runners = bundle.load(small_bundle).stages()
+  expected = conftest.small_stages(conftest.small_codec())
+  assert [(r.stage, r.model.config) for r in runners] == expected
+
+
+def test_a_missing_file_is_named(small_bundle, tmp_path):
+  folder = copy_of(small_bundle, tmp_path)
+  (folder / 'stage_fine.safetensors').unlink()
+  with pytest.raises(errors.BundleError, match='stage_fine.safetensors: missing'):
+    bundle.load(folder)
+
+
+@pytest.mark.parametrize('name', ['codec.safetensors', 'stage_coarse.safetensors', 'semantic.safetensors'])
+def test_one_flipped_bit_is_noticed(small_bundle, tmp_path, name):
+  folder = copy_of(small_bundle, tmp_path)
+  data = bytearray((folder / name).read_bytes())
+  data[-1] ^= 1
+  (folder / name).write_bytes(data)
+  with pytest.raises(errors.BundleError, match=f'{name}: damaged'):
+    bundle.load(folder)
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"format": 1}', '{"format": 1, "codec": 3, "stages": []}'])
+def test_a_damaged_json_is_refused(small_bundle, tmp_path, text):
+  folder = copy_of(small_bundle, tmp_path)
+  (folder / 'bundle.json').write_text(text)
+  with pytest.raises(errors.BundleError, match='bundle.json'):
+    bundle.load(folder)
+
+
+def test_a_newer_format_is_refused(small_bundle, tmp_path):
+  folder = copy_of(small_bundle, tmp_path)
+  about = json.loads((folder / 'bundle.json').read_text())
+  (folder / 'bundle.json').write_text(json.dumps(about | {'format': bundle.FORMAT + 1}))
+  with pytest.raises(errors.BundleError, match='update'):
+    bundle.load(folder)
+
+
+def test_a_file_outside_of_the_folder_is_not_read(small_bundle, tmp_path):
+  folder = copy_of(small_bundle, tmp_path)
+  about = json.loads((folder / 'bundle.json').read_text())
+  about['codec']['file'] = '../copy/codec.safetensors'
+  (folder / 'bundle.json').write_text(json.dumps(about))
+  with pytest.raises(errors.BundleError, match='missing'):
+    bundle.load(folder)
+
+
+def test_an_encoder_that_has_changed_is_refused(small_bundle):
+  identity = bundle.load(small_bundle).about['encoders'][0]
+  with pytest.raises(errors.BundleError, match='has changed'):
+    bundle.build_encoder(identity | {'columns': ['brightness']})
+  with pytest.raises(errors.BundleError, match='unknown'):
+    bundle.build_encoder({'encoder': 'clairvoyance'})
+
+
+def test_an_existing_folder_is_not_overwritten(small_bundle):
+  before = sorted(path.stat().st_mtime_ns for path in small_bundle.iterdir())
+  with pytest.raises(errors.BundleError, match='exists already'):
+    conftest.write_small_bundle(small_bundle)
+  assert sorted(path.stat().st_mtime_ns for path in small_bundle.iterdir()) == before
+
+
+def test_weights_that_overflow_float16_are_refused_and_leave_nothing(tmp_path):
+  codec = conftest.small_codec()
+  weights = codec.weights | {'codebooks': codec.weights['codebooks'] * 1e9}
+  part = bundle.Network('codec', {}, weights)
+  with np.errstate(over='ignore'), pytest.raises(errors.BundleError, match='codebooks'):
+    bundle.write(tmp_path / 'b', codec=part, stages=[], encoders=[], dtype='float16')
+  assert list(tmp_path.iterdir()) == []
