@@ -47,7 +47,7 @@ def test_a_type_that_was_not_offered_is_refused():
 
 
 def test_a_setting_that_the_type_does_not_take_is_refused():
-  with pytest.raises(errors.ConfigError, match='Stream: .*loudness'):
+  with pytest.raises(errors.ConfigError, match=r'Stream: .*loudness'):
     rebuild(describe(STREAM) | {'loudness': 1}, TYPES)
   with pytest.raises(errors.ConfigError, match=r'Stream: .*kind'):
     rebuild({'type': 'Stream', 'name': 'a'}, TYPES)

@@ -113,7 +113,7 @@ def test_crop_is_what_a_loop_over_elements_finds(kind, codes, dtype, rate):
     seconds = Fraction(2)
     read, calls = reader(elements)
     result = crop(stream, read, start, seconds)
-    first = min(range(400), key=lambda i: abs(i / rate - start))  # noqa: B023 (used at once)
+    first = min(range(400), key=lambda i: abs(i / rate - start))
     length = int(seconds * rate)
     expected, mask = np.zeros((length, 2)), np.zeros(length, bool)
     for i in range(length):

@@ -4,8 +4,12 @@ import argparse
 import os
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from v2meow_jax import cli, errors
+
+if TYPE_CHECKING:
+  from v2meow_jax.encoders.base import Encoder
 
 STREAMS = ('video/motion', 'audio/semantic', 'audio/acoustic', 'audio/waveform')
 
@@ -55,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
-def _encoder(name: str, args: argparse.Namespace):
+def _encoder(name: str, args: argparse.Namespace) -> 'Encoder':
   """The encoder that makes a stream."""
   if name == 'video/motion':
     from v2meow_jax.encoders.motion import MotionEncoder

@@ -21,11 +21,19 @@ NETWORKS = {
 }
 
 
+def random_like(init, *args):
+  """Parameters of the shapes that `init` gives, all of them random: no compilation, and no zeros."""
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(init, jax.random.key(0), *args)
+  return jax.tree.map(lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
+
+
 @functools.cache
 def codec(kind='spectral', channels=1):
   config = CodecConfig(NETWORKS[kind], QuantizerConfig(3, 16, 4), 8000, channels)
-  params = config.build().init(jax.random.key(0), jnp.zeros((1, 64, channels)))['params']
-  books = 0.3 * jax.random.normal(jax.random.key(1), (3, 16, 4)) * 0.5 ** jnp.arange(3)[:, None, None]
+  params = random_like(config.build().init, np.zeros((1, 64, channels), np.float32))['params']
+  rng = np.random.default_rng(1)
+  books = rng.standard_normal((3, 16, 4)) * 0.5 ** np.arange(3)[:, None, None]
   return Codec(config, {'params': params, 'codebooks': books})
 
 
@@ -36,7 +44,7 @@ def noise(samples, channels=1):
 @pytest.mark.parametrize('kind', NETWORKS)
 def test_codes_are_frames_by_levels_and_audio_is_whole_hops(kind):
   hop = codec(kind).config.network.hop
-  for samples in (1, hop - 1, hop, hop + 1, 10 * hop):
+  for samples in (1, hop - 1, hop, 9 * hop + 1):
     codes = codec(kind).encode(noise(samples))
     frames = -(-samples // hop)
     assert codes.shape == (frames, 3) and codes.dtype == np.int32
@@ -46,7 +54,7 @@ def test_codes_are_frames_by_levels_and_audio_is_whole_hops(kind):
 
 
 def test_codes_are_not_all_the_same():
-  assert len(np.unique(codec().encode(noise(3200))[:, 0])) > 3
+  assert len(np.unique(codec().encode(noise(640))[:, 0])) > 3
 
 
 def test_stereo_goes_through():
@@ -89,7 +97,7 @@ def test_codes_that_cannot_be_decoded_are_refused(codes):
 @pytest.mark.parametrize('kind', NETWORKS)
 def test_the_last_frame_is_filled_with_zeros(kind):
   hop = codec(kind).config.network.hop
-  audio = noise(10 * hop - 5)
+  audio = noise(10 * hop - 5)  # hops of 32 and 16 samples
   np.testing.assert_array_equal(
     codec(kind).encode(audio), codec(kind).encode(np.pad(audio, ((0, 5), (0, 0))))
   )
@@ -97,16 +105,19 @@ def test_the_last_frame_is_filled_with_zeros(kind):
 
 def test_a_causal_codec_gives_the_same_codes_whatever_follows():
   audio = noise(640)
-  np.testing.assert_array_equal(
-    codec('soundstream').encode(audio), codec('soundstream').encode(np.pad(audio, ((0, 640), (0, 0))))[:40]
-  )
+  followed = audio.copy()
+  followed[320:] = 0
+  before, after = codec('soundstream').encode(audio), codec('soundstream').encode(followed)
+  np.testing.assert_array_equal(before[:20], after[:20])
+  assert (before != after).any()
 
 
 def test_encode_and_decode_are_network_and_greedy_quantiser():
   made = codec()
   network, params = made.config.build(), {'params': made.weights['params']}
   books = made.weights['codebooks']
-  latents = np.asarray(network.apply(params, noise(320)[None], method='encode'))[0]
+  encode, decode = (jax.jit(functools.partial(network.apply, method=name)) for name in ('encode', 'decode'))
+  latents = np.asarray(encode(params, noise(320)[None]))[0]
   codes = made.encode(noise(320))
   for point, found in zip(latents, codes, strict=True):
     for k in range(3):
@@ -114,8 +125,8 @@ def test_encode_and_decode_are_network_and_greedy_quantiser():
       point = point - books[k][found[k]]
   for used in (1, 3):
     summed = sum(books[k][codes[:, k]] for k in range(used))
-    expected = network.apply(params, summed[None], method='decode')[0]
-    # Compiled against uncompiled, float32.
+    expected = decode(params, summed[None])[0]
+    # Compiled with and without the quantiser, float32.
     np.testing.assert_allclose(made.decode(codes[:, :used]), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -165,5 +176,5 @@ class FakeClip:
 
 
 def test_a_clip_has_as_many_frames_as_its_stream_says():
-  for duration in (0.1, 0.126, 0.13, 0.131, 0.5):
+  for duration in (0.078, 0.0781, 0.0799, 0.08):
     assert len(codec().encode_clip(FakeClip(duration))) == codec().stream.length(duration)

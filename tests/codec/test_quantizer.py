@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,7 @@ def greedy(vectors, point):
   rest = point.astype(np.float64)
   for level in vectors:
     seen.append(rest)
-    codes.append(min(range(len(level)), key=lambda i: np.sum((rest - level[i]) ** 2)))  # noqa: B023 (used at once)
+    codes.append(min(range(len(level)), key=lambda i: np.sum((rest - level[i]) ** 2)))
     rest = rest - level[codes[-1]]
   return codes, seen
 
@@ -39,7 +41,7 @@ def greedy(vectors, point):
   'settings', [{'levels': 0}, {'codes': 1}, {'dimension': 0}, {'decay': 0.0}, {'decay': 1.0}]
 )
 def test_a_wrong_setting_is_refused(settings):
-  with pytest.raises(errors.ConfigError, match='^quantiser: '):
+  with pytest.raises(errors.ConfigError, match=r'^quantiser: '):
     QuantizerConfig(**settings)
 
 
@@ -70,7 +72,7 @@ def test_every_level_of_fitted_books_lowers_the_error():
   left = [np.mean(points**2)]
   left += [np.mean((points - quantizer.decode(books.vectors, codes[:, :k])) ** 2) for k in range(1, 5)]
   # 16 codes in 4 dimensions are a bit a dimension: an ideal code would leave 1/4 of the error.
-  assert all(after < 0.6 * before for before, after in zip(left, left[1:], strict=False))
+  assert all(after < 0.6 * before for before, after in itertools.pairwise(left))
   np.testing.assert_array_equal(books.counts, 3.0)
   np.testing.assert_allclose(books.sums, 3.0 * books.vectors)
 

@@ -37,31 +37,23 @@ def test_the_best_of_a_few_starts_is_as_good_as_that_of_sklearn_on_separable_blo
 @pytest.mark.parametrize('spread', [0.5, 5.0])
 def test_a_fit_is_a_local_minimum_that_sklearn_cannot_leave(spread):
   points = blobs(8, spread)
-  centres = np.asarray(kmeans.fit(jax.random.key(3), points, 8, iterations=40))
+  centres = np.asarray(kmeans.fit(jax.random.key(3), points, 8))
   reference = KMeans(8, init=centres, n_init=1, max_iter=300, tol=0).fit(points).inertia_
-  # sklearn sums in float32 (1e-6); after 40 iterations the last points to change cluster carry less than 1 %.
+  # sklearn sums in float32 (1e-6); after 20 iterations the last points to change cluster carry less than 1 %.
   assert reference * (1 - 1e-6) <= inertia(points, centres) <= 1.01 * reference
 
 
-def test_more_iterations_never_make_it_worse():
-  points = blobs(8, spread=5.0)
-  found = [inertia(points, kmeans.fit(jax.random.key(0), points, 8, iterations=n)) for n in (1, 3, 30)]
-  # float32 sums of 400 points.
-  assert found[0] * (1 + 1e-5) >= found[1] and found[1] * (1 + 1e-5) >= found[2]
-  assert found[2] < 0.95 * found[0]
-
-
 def test_every_centre_is_used_where_points_are_many():
-  points = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
-  centres = kmeans.fit(jax.random.key(0), points, 32)
-  assert set(np.asarray(kmeans.nearest(points, centres))) == set(range(32))
+  points = blobs(8, spread=5.0)
+  for key in jax.random.split(jax.random.key(0), 10):
+    assert set(np.asarray(kmeans.nearest(points, kmeans.fit(key, points, 8)))) == set(range(8))
 
 
 def test_no_centre_stays_unused_where_most_points_are_the_same():
-  # Such as the silence in a set of recordings: 24 different points among 1000.
+  # Such as the silence in a set of recordings: 10 different points among 400.
   rng = np.random.default_rng(0)
-  points = np.zeros((1000, 4), np.float32)
-  points[::42] = rng.standard_normal((24, 4))
+  points = np.zeros((400, 3), np.float32)
+  points[::42] = rng.standard_normal((10, 3))
   centres = kmeans.fit(jax.random.key(0), points, 8)
   assert len(set(np.asarray(kmeans.nearest(points, centres)))) == 8
 

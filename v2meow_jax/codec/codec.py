@@ -99,14 +99,16 @@ class Codec:
     return self.config.sample_rate
 
   @functools.cached_property
-  def identity(self) -> dict:
-    """What `streams.json` records: the settings and a hash of the weights."""
-    if self._identity is not None:
-      return self._identity
+  def _own_identity(self) -> dict:
     digest = hashlib.sha256()
     for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(self.weights), key=lambda kv: str(kv[0])):
       digest.update(str(path).encode() + np.ascontiguousarray(leaf).tobytes())
     return {'encoder': 'codec', 'config': description.describe(self.config), 'sha256': digest.hexdigest()}
+
+  @property
+  def identity(self) -> dict:
+    """What `streams.json` records: the settings and a hash of the weights."""
+    return self._identity or self._own_identity
 
   def encode(self, audio: Float[np.ndarray, 'samples channels']) -> Int[np.ndarray, 'time levels']:
     """Codes of audio at the codec's rate and number of channels; the last frame is filled with zeros.

@@ -27,16 +27,18 @@ class ClipSource(seqio.DataSource):
   Args:
     sources: by split.
     start: number of the first example.
+    epochs: epochs to yield; None: without end. SeqIO's own `num_epochs` repeats what has been yielded,
+      crops and order included, so it is left at 1.
   """
 
-  def __init__(self, sources: Mapping[str, CropSource], start: int = 0):
+  def __init__(self, sources: Mapping[str, CropSource], start: int = 0, epochs: int | None = 1):
     super().__init__(
       splits=tuple(sources),
       num_input_examples={split: len(source.dataset.clips) for split, source in sources.items()},
       caching_permitted=False,
       performs_internal_shuffling=True,
     )
-    self._sources, self._start = dict(sources), start
+    self._sources, self._start, self._epochs = dict(sources), start, epochs
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -58,7 +60,7 @@ class ClipSource(seqio.DataSource):
   ) -> tf.data.Dataset:  # fmt: skip (SeqIO's own signature)
     source = self._sources[split]
     streams = source.dataset.streams
-    stop = FOREVER if num_epochs is None else num_epochs * len(source.dataset.clips)
+    stop = FOREVER if self._epochs is None else self._epochs * len(source.dataset.clips)
     dtypes = [dtype for stream in streams for dtype in (MODEL_DTYPES[stream.kind], np.float32)]
 
     def fetch(n):
@@ -106,11 +108,17 @@ def feature_lengths(stage: Stage) -> dict[str, int]:
   return lengths
 
 
-def make_task(name: str, sources: Mapping[str, CropSource], start: int = 0) -> seqio.Task:
+def make_task(
+  name: str, sources: Mapping[str, CropSource], start: int = 0, epochs: int | None = 1
+) -> seqio.Task:
   """A task over the streams of the sources; `seqio.TaskRegistry.add` takes the same parts."""
   streams = next(iter(sources.values())).dataset.streams
   return seqio.Task(
-    name, ClipSource(sources, start), output_features(streams), preprocessors=[], shuffle_buffer_size=None
+    name,
+    ClipSource(sources, start, epochs),
+    output_features(streams),
+    preprocessors=[],
+    shuffle_buffer_size=None,
   )
 
 
@@ -160,9 +168,9 @@ def iterate(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Batches of a stage through SeqIO, from example number `position` on, without end."""
   source = stage_batches(stage, dataset_dir, batch_size, split, seed).source()
-  task = make_task(f'{stage.name}_{split}', {split: source}, position)
+  task = make_task(f'{stage.name}_{split}', {split: source}, position, epochs=None)
   lengths = feature_lengths(stage)
   # Shuffling and SeqIO's silent cache in memory would both undo the computed order.
-  ds = task.get_dataset(lengths, split, shuffle=False, num_epochs=None, try_in_mem_cache=False)
+  ds = task.get_dataset(lengths, split, shuffle=False, num_epochs=1, try_in_mem_cache=False)
   ds = StageFeatureConverter(stage)(ds, lengths)
   return ds.batch(batch_size, drop_remainder=True).prefetch(2).as_numpy_iterator()

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -155,10 +156,12 @@ class Pipeline:
     """Generates a stage's levels over the whole clip, window by window, into `streams`."""
     stage = runner.stage
     target = stage.target
-    frames = -int(-duration * target.stream.rate // 1)
+    frames = math.ceil(duration * target.stream.rate)
     made = np.zeros((0, target.depth), np.int32)
     grid = min(stream.rate for stream in stage.streams if stream.rate)
     places = windows.starts(duration, stage.crop_seconds, sampling.overlap, grid)
+    if target.stream.index(places[-1]) + stage.frames < frames:
+      places[-1] += 1 / grid  # rounding to elements had left the last one out
     firsts = [target.stream.index(start) for start in places]
     # The same number of frames is carried into every window, so that the loop is compiled once for all.
     carried = min((a + stage.frames - b for a, b in itertools.pairwise(firsts)), default=0)

@@ -14,17 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def _event_writer(path: str):
   """TensorBoard's own event writer, which needs no TensorFlow; None where TensorBoard is not installed."""
   try:
-    from tensorboard.compat.proto import event_pb2, summary_pb2
+    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined] (generated at import)
+    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
   except ImportError:
     return None
   writer = EventFileWriter(path)
 
   def write(step: int, scalars: Mapping[str, float]) -> None:
-    values = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-    writer.add_event(
-      event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=values))
-    )
+    values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+    writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
     writer.flush()
 
   return write, writer.close

@@ -1,0 +1,107 @@
+"""SeqIO gives the batches that are read without it, and SeqIO's own tools can use the task."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from v2meow_jax.data import dataset, preparation, records
+from v2meow_jax.data.batches import stage_batches
+from v2meow_jax.data.seqio_batches import SeqioBatches
+from v2meow_jax.stages import Condition, Stage, Target
+from v2meow_jax.streams import Stream
+
+seqio_tasks = pytest.importorskip('v2meow_jax.data.seqio_tasks', reason='SeqIO is part of the extra "train"')
+
+MOTION = Stream('video/motion', 'embedding', 4, 3)
+TOKENS = Stream('audio/acoustic', 'tokens', 25, 2, 50)
+
+
+class Counting:
+  """An encoder whose elements tell their clip and time."""
+
+  needs = 'audio'
+
+  def __init__(self, stream: Stream):
+    self.stream = stream
+    self.identity = {'encoder': 'counting', 'stream': stream.name}
+
+  def encode_clip(self, clip):
+    index = np.arange(self.stream.length(clip.duration))
+    return (index[:, None] + int(clip.start)) % 50 + np.zeros(self.stream.width)
+
+
+@pytest.fixture(scope='module')
+def directory(tmp_path_factory):
+  path = tmp_path_factory.mktemp('dataset')
+  rows = []
+  for n in range(12):
+    split = 'validation' if n % 4 == 3 else 'train'
+    # One clip is shorter than the crop.
+    rows.append(dataset.Clip(f'c{n}', f's{n}', float(n), 1.5 if n == 2 else 9.25, split, audio='none'))
+  preparation._write_lines(path / 'clips.jsonl', [vars(row) for row in rows])
+  preparation.prepare_streams(path, [Counting(MOTION), Counting(TOKENS)], workers=1, clips_a_shard=4)
+  return path
+
+
+@pytest.fixture(scope='module')
+def stage():
+  return Stage('coarse', (Condition(MOTION),), Target(TOKENS), 3)
+
+
+def same(ours, theirs):
+  assert ours.keys() == theirs.keys()
+  for key, value in ours.items():
+    assert value.dtype == theirs[key].dtype, key
+    np.testing.assert_array_equal(value, theirs[key], err_msg=key)
+
+
+@pytest.mark.parametrize('position', [0, 4, 28])
+def test_batches_are_the_same_with_and_without_seqio(directory, stage, position):
+  plain = stage_batches(stage, str(directory), 4, 'train', 7).start(position)
+  through = SeqioBatches(stage, str(directory), 4, 'train', 7).start(position)
+  for ours, theirs in itertools.islice(zip(plain, through, strict=False), 8):
+    same(ours, theirs)
+
+
+def test_shards_share_the_examples_out(directory, stage):
+  import seqio
+
+  source = stage_batches(stage, str(directory), 1, 'train', 0).source()
+  task = seqio_tasks.make_task('shared', {'train': source})
+  lengths = seqio_tasks.feature_lengths(stage)
+
+  def read(shard_info):
+    found = task.get_dataset(lengths, 'train', shuffle=False, shard_info=shard_info, try_in_mem_cache=False)
+    return [example[TOKENS.name][:, 0].tolist() for example in found.as_numpy_iterator()]
+
+  whole = read(None)
+  parts = [read(seqio.ShardInfo(index, 3)) for index in range(3)]
+  assert len(whole) == 9
+  assert [parts[n % 3][n // 3] for n in range(9)] == whole
+
+
+def test_the_converters_lengths_and_masks(directory, stage):
+  source = stage_batches(stage, str(directory), 1, 'train', 0).source()
+  lengths = seqio_tasks.feature_lengths(stage)
+  assert lengths == {MOTION.name: 12, f'{MOTION.name}/offset': 1, TOKENS.name: 75, f'{TOKENS.name}/offset': 1}
+  task = seqio_tasks.make_task('converted', {'train': source})
+  ds = task.get_dataset(lengths, 'train', shuffle=False, num_epochs=1, try_in_mem_cache=False)
+  found = list(seqio_tasks.StageFeatureConverter(stage)(ds, lengths).as_numpy_iterator())
+  filled = sorted(int(example[f'{TOKENS.name}/mask'].sum()) for example in found)
+  # Of nine clips one has 1.5 s; 25 Hz rounds 37.5 elements to the even 38.
+  assert filled == [38] + [75] * 8
+
+
+def test_a_stream_folder_is_a_tfds_dataset(directory):
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder_from_directory(str(directory / TOKENS.name / dataset.VERSION))
+  assert builder.info.splits['train'].num_examples == 9
+  rows = list(tfds.as_numpy(builder.as_dataset(split='validation', shuffle_files=False)))
+  assert [row['id'].decode() for row in rows] == ['c3', 'c7', 'c11']
+  reader = records.ShardReader(
+    records.shard_path(directory / TOKENS.name / dataset.VERSION, TOKENS, 'validation', 0, 1), TOKENS
+  )
+  for n, row in enumerate(rows):
+    np.testing.assert_array_equal(row['elements'], reader.read(n))
