@@ -5,7 +5,7 @@ title, author, licence, seconds, split) this runs `apt-get download` and `dpkg -
 package that is already there is left alone, and nothing is installed. It asks for the version in the table
 and, where the package archive has moved on, takes the one on offer and says so. It then writes
 `DIR/manifest.jsonl`, one line a track in the table's order, with the keys id, audio (the file's absolute
-path), title, author, licence and source (package/path).
+path), title, author, licence, split and source (package/path).
 
 It needs a Debian system with up-to-date package lists (`apt-get update`). The licences are explained in
 data/tiny/MUSIC_LICENCES.md.
@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-COLUMNS = ('id', 'package', 'version', 'path', 'title', 'author', 'licence')
+COLUMNS = ('id', 'package', 'version', 'path', 'title', 'author', 'licence', 'split')
 
 
 class FetchError(Exception):
@@ -101,6 +101,7 @@ def fetch(tracks: Path, out: Path) -> int:
       'title': row['title'],
       'author': row['author'],
       'licence': row['licence'],
+      'split': row['split'],
       'source': f'{row["package"]}/{row["path"]}',
     }
     lines.append(json.dumps(entry, ensure_ascii=False) + '\n')

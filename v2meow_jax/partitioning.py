@@ -53,7 +53,13 @@ class Partitioner:
     fixed = 1
     for size in shape:
       fixed *= size if size != -1 else 1
-    if shape.count(-1) > 1 or len(shape) != len(MESH_AXES) or devices % max(fixed, 1):
+    if (
+      min(shape) < -1
+      or 0 in shape
+      or shape.count(-1) > 1
+      or len(shape) != len(MESH_AXES)
+      or devices % max(fixed, 1)
+    ):
       raise errors.ConfigError(f'mesh_shape {self.mesh_shape} does not fit {devices} devices')
     shape = [devices // fixed if size == -1 else size for size in shape]
     if shape[0] * shape[1] * shape[2] != devices:

@@ -21,7 +21,7 @@ PATTERNS = ('flatten', 'delay')
 
 
 def _checked_levels(stream: Stream, levels: tuple[int, int] | None, role: str) -> tuple[int, int]:
-  start, stop = (0, stream.width) if levels is None else levels
+  start, stop = (0, stream.width) if levels is None else levels if len(levels) == 2 else (0, 0)
   if not 0 <= start < stop <= stream.width:
     raise errors.ConfigError(
       f'{role} {stream.name!r}: levels {levels} are not a range (start, stop) within its {stream.width}'

@@ -43,7 +43,7 @@ class Stream:
   def __post_init__(self):
     try:
       object.__setattr__(self, 'rate', Fraction(self.rate))
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
       raise errors.ConfigError(
         f'stream {self.name!r}: rate {self.rate!r} is not a number of elements a second'
       ) from error

@@ -54,7 +54,7 @@ def test_codes_are_frames_by_levels_and_audio_is_whole_hops(kind):
 
 
 def test_codes_are_not_all_the_same():
-  assert len(np.unique(codec().encode(noise(640))[:, 0])) > 3
+  assert all(len(np.unique(codec().encode(noise(640))[:, k])) > 1 for k in range(3))
 
 
 def test_stereo_goes_through():

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from v2meow_jax import description
-from v2meow_jax.codec import quantizer
 from v2meow_jax.codec.codec import TYPES, Codec, CodecConfig
 from v2meow_jax.codec.quantizer import QuantizerConfig
 from v2meow_jax.codec.soundstream import SoundStreamConfig
@@ -18,7 +17,7 @@ from v2meow_jax.training.optimizers import adamw
 WARMUP, STEPS = 20, 45
 NETWORKS = {
   'spectral': SpectralConfig(256, 64, 1, 32, 2, encoder_blocks=1, decoder_blocks=1),
-  'soundstream': SoundStreamConfig(strides=(4, 8), channels=2, dilations=(1,)),
+  'soundstream': SoundStreamConfig(strides=(16,), channels=4, dilations=(1,)),
 }
 # Of latents: less than the warm-up sees, and more.
 RINGS = {'soundstream': 1024, 'spectral': 8192}
@@ -43,8 +42,8 @@ def run(kind):
     state, row = step(state, tones(number), jax.random.key(number))
     states.append(state)
     rows.append(jax.device_get(row))
-  # A codec works on whole hops of 64 or 32 samples: those beyond are left out, whatever they are.
-  held_out = jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, 31), (0, 0)), constant_values=9999), tones(10_000))
+  # A codec works on whole hops of 64 or 16 samples: those beyond are left out, whatever they are.
+  held_out = jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, 15), (0, 0)), constant_values=9999), tones(10_000))
   evaluations = [jax.device_get(evaluate(states[i], held_out)) for i in (0, WARMUP, STEPS)]
   return trainable, states, rows, evaluations
 
@@ -108,8 +107,9 @@ def test_a_ring_that_the_warm_up_has_not_filled_fits_books_to_latents_alone():
   ring = np.asarray(states[WARMUP]['ring'])
   latents, unfilled = ring[: WARMUP * 128], ring[WARMUP * 128 :]
   assert not unfilled.any() and len(unfilled) > len(latents)
-  codes, _ = quantizer.encode(states[WARMUP]['books'].vectors, latents)
-  assert [len(set(np.asarray(codes[:, k]))) for k in range(2)] == [8, 8]
+  # Every latent is well away from the zeros that the rest of the ring holds, and so is every mean of some.
+  nearest = np.linalg.norm(latents, axis=1).min()
+  assert np.linalg.norm(states[WARMUP]['books'].vectors[0], axis=1).min() > nearest / 2 > 0.1
 
 
 def test_weights_and_description_make_the_codec_that_was_trained():

@@ -9,6 +9,11 @@ from v2meow_jax import errors
 from v2meow_jax.codec import quantizer
 from v2meow_jax.codec.quantizer import Codebooks, QuantizerConfig
 
+quantize, update, fit = (
+  jax.jit(function, static_argnums=0) for function in (quantizer.quantize, quantizer.update, quantizer.fit)
+)
+encode = jax.jit(quantizer.encode)
+
 CONFIG = QuantizerConfig(levels=3, codes=8, dimension=4, decay=0.9, dead_below=0.0)
 
 
@@ -47,7 +52,7 @@ def test_a_wrong_setting_is_refused(settings):
 
 def test_encode_chooses_greedily_level_after_level():
   books, points = random_books(), latents()
-  codes, residuals = quantizer.encode(books.vectors, points)
+  codes, residuals = encode(books.vectors, points)
   assert codes.shape == (5, 7, 3) and residuals.shape == (5, 7, 3, 4)
   for i in np.ndindex(5, 7):
     expected, seen = greedy(np.asarray(books.vectors), points[i])
@@ -67,8 +72,8 @@ def test_decode_sums_the_vectors_of_the_levels_given():
 def test_every_level_of_fitted_books_lowers_the_error():
   points = latents(40, 10).reshape(-1, 4)
   config = QuantizerConfig(levels=4, codes=16, dimension=4)
-  books = quantizer.fit(config, jax.random.key(0), jnp.asarray(points), uses=3.0)
-  codes, _ = quantizer.encode(books.vectors, points)
+  books = fit(config, jax.random.key(0), jnp.asarray(points), uses=3.0)
+  codes, _ = encode(books.vectors, points)
   left = [np.mean(points**2)]
   left += [np.mean((points - quantizer.decode(books.vectors, codes[:, :k])) ** 2) for k in range(1, 5)]
   # 16 codes in 4 dimensions are a bit a dimension: an ideal code would leave 1/4 of the error.
@@ -80,8 +85,8 @@ def test_every_level_of_fitted_books_lowers_the_error():
 def test_fit_uses_every_code_of_every_level():
   points = latents(60, 10).reshape(-1, 4)
   config = QuantizerConfig(levels=3, codes=16, dimension=4)
-  books = quantizer.fit(config, jax.random.key(0), jnp.asarray(points), uses=1.0)
-  codes, _ = quantizer.encode(books.vectors, points)
+  books = fit(config, jax.random.key(0), jnp.asarray(points), uses=1.0)
+  codes, _ = encode(books.vectors, points)
   assert [len(set(np.asarray(codes[:, k]))) for k in range(3)] == [16, 16, 16]
 
 
@@ -90,13 +95,13 @@ def test_the_gradient_goes_straight_through_and_none_reaches_the_books():
   weight = np.random.default_rng(3).standard_normal(points.shape).astype(np.float32)
 
   def loss(points, vectors):
-    straight, *_ = quantizer.quantize(CONFIG, books.replace(vectors=vectors), points)
+    straight, *_ = quantize(CONFIG, books.replace(vectors=vectors), points)
     return jnp.sum(straight * weight)
 
   to_points, to_vectors = jax.grad(loss, (0, 1))(points, books.vectors)
   np.testing.assert_array_equal(to_points, weight)
   np.testing.assert_array_equal(to_vectors, 0)
-  straight, _, codes, _ = quantizer.quantize(CONFIG, books, points)
+  straight, _, codes, _ = quantize(CONFIG, books, points)
   # latents + (quantised - latents) in float32.
   np.testing.assert_allclose(straight, quantizer.decode(books.vectors, codes), atol=1e-6)
 
@@ -105,7 +110,7 @@ def test_commitment_pulls_latents_to_the_vectors_chosen():
   books, points = random_books(), latents()
 
   def commitment(points):
-    return quantizer.quantize(CONFIG, books, points)[1]
+    return quantize(CONFIG, books, points)[1]
 
   value, gradient = jax.value_and_grad(commitment)(jnp.asarray(points))
   squared, slope = [], np.zeros_like(points)
@@ -122,9 +127,7 @@ def test_commitment_pulls_latents_to_the_vectors_chosen():
 def test_level_dropout_counts_only_the_levels_in_use():
   config = QuantizerConfig(levels=3, codes=8, dimension=4)
   books, points = random_books(config), latents(16)
-  straight, commitment, codes, (_, weights) = quantizer.quantize(
-    config, books, jnp.asarray(points), jax.random.key(0)
-  )
+  straight, commitment, codes, (_, weights) = quantize(config, books, jnp.asarray(points), jax.random.key(0))
   weights = np.asarray(weights)
   used = weights[:, 0].sum(-1).astype(int)
   assert set(used) == {1, 2, 3}
@@ -142,7 +145,7 @@ def test_level_dropout_counts_only_the_levels_in_use():
 def test_level_dropout_draws_each_number_of_levels_equally_often():
   config = QuantizerConfig(levels=4, codes=8, dimension=4)
   points = jnp.zeros((4000, 1, 4))
-  *_, (_, weights) = quantizer.quantize(config, random_books(config), points, jax.random.key(1))
+  *_, (_, weights) = quantize(config, random_books(config), points, jax.random.key(1))
   counts = np.bincount(np.asarray(weights[:, 0].sum(-1)).astype(int), minlength=5)
   assert counts[0] == 0
   # 5 standard deviations of a binomial count.
@@ -152,15 +155,15 @@ def test_level_dropout_draws_each_number_of_levels_equally_often():
 def test_without_a_key_or_with_dropout_off_all_levels_are_in_use():
   off = QuantizerConfig(levels=3, codes=8, dimension=4, level_dropout=False)
   for config, key in ((CONFIG, None), (off, jax.random.key(0))):
-    *_, (_, weights) = quantizer.quantize(config, random_books(), jnp.asarray(latents()), key)
+    *_, (_, weights) = quantize(config, random_books(), jnp.asarray(latents()), key)
     np.testing.assert_array_equal(weights, 1)
 
 
 def test_update_is_a_moving_average_of_residuals():
   books, points = random_books(), latents(16)
   dropout = QuantizerConfig(levels=3, codes=8, dimension=4, decay=0.9, dead_below=0.0)
-  _, _, codes, observed = quantizer.quantize(dropout, books, jnp.asarray(points), jax.random.key(0))
-  new = quantizer.update(dropout, books, codes, observed, jax.random.key(1))
+  _, _, codes, observed = quantize(dropout, books, jnp.asarray(points), jax.random.key(0))
+  new = update(dropout, books, codes, observed, jax.random.key(1))
   residuals, weights = (np.asarray(x, np.float64) for x in observed)
   counts, sums = 0.9 * np.asarray(books.counts, np.float64), 0.9 * np.asarray(books.sums, np.float64)
   for b, t, k in np.ndindex(16, 7, 3):
@@ -178,8 +181,8 @@ def test_a_dead_code_becomes_a_residual_of_the_batch_and_a_living_one_stays():
   books, points = random_books(config, uses=5.0), latents(8)
   far = books.vectors.at[:, 2].set(100.0)  # nothing is near it
   books = Codebooks(far, books.counts.at[:, 2].set(0.2), far * 5.0)
-  _, _, codes, observed = quantizer.quantize(config, books, jnp.asarray(points))
-  new = quantizer.update(config, books, codes, observed, jax.random.key(0))
+  _, _, codes, observed = quantize(config, books, jnp.asarray(points))
+  new = update(config, books, codes, observed, jax.random.key(0))
   for k in range(2):
     residuals = np.asarray(observed[0])[:, :, k].reshape(-1, 4)
     distance = np.abs(residuals[:, None] - np.asarray(new.vectors[k])[None]).max(-1).min(0)
@@ -200,8 +203,8 @@ def test_updates_lead_the_books_to_the_means_of_clusters():
   start = jnp.asarray([[[0.5] * 4, [-0.5] * 4]])
   books = Codebooks(start, jnp.full((1, 2), 10.0), start * 10.0)
   for _ in range(40):
-    _, _, codes, observed = quantizer.quantize(config, books, points)
-    books = quantizer.update(config, books, codes, observed, jax.random.key(0))
+    _, _, codes, observed = quantize(config, books, points)
+    books = update(config, books, codes, observed, jax.random.key(0))
   means = [points[0, :50].mean(0), points[0, 50:].mean(0)]
   # The start's share has decayed to 0.8^40 = 1.3e-4 of its distance of 1.5.
   np.testing.assert_allclose(books.vectors[0], means, atol=1e-3)

@@ -13,9 +13,9 @@ def multi_scale_mel(
 ) -> Array:
   """L1 of mel magnitudes plus alpha x L2 of their logarithms, 64 bins, hop a quarter of the window.
 
-  SoundStream, equations 4 and 5, with alpha = sqrt(window / 2). The L2 term is the norm over the
-  bins of a frame, as there; both terms are means over frames, the L1 term also over bins, and the
-  scales are averaged (the paper sums; with a fixed set of scales that is a constant factor).
+  SoundStream, equations 4 and 5, with alpha = sqrt(window / 2). The L2 term is the root mean square
+  over the bins of a frame; both terms are means over frames, the L1 term also over bins, and the
+  scales are averaged. The paper has norms and sums: constant factors.
   """
   total = jnp.zeros(())
   for window in MEL_WINDOWS:

@@ -29,7 +29,7 @@ class SoundStreamConfig:
   def __post_init__(self):
     object.__setattr__(self, 'strides', tuple(self.strides))
     object.__setattr__(self, 'dilations', tuple(self.dilations))
-    if self.channels < 1 or not self.strides or min(*self.strides, *self.dilations) < 1:
+    if self.channels < 1 or not self.strides or min((*self.strides, *self.dilations)) < 1:
       raise errors.ConfigError('SoundStream: channels, strides and dilations must be positive')
 
   @property

@@ -92,9 +92,10 @@ class CodecTrainable:
     flat = jax.lax.stop_gradient(latents).reshape(-1, config.dimension)
     ring = jnp.concatenate([flat, state['ring']])[: self.ring]
     filling = state['step'] == self.warmup_steps - 1
+    filled = min(self.ring, self.warmup_steps * flat.shape[0])  # the rest of the ring is still zeros
     books = jax.lax.cond(
       filling,
-      lambda: quantizer.fit(config, books_key, ring, uses=flat.shape[0] / config.codes),
+      lambda: quantizer.fit(config, books_key, ring[:filled], uses=flat.shape[0] / config.codes),
       lambda: jax.lax.cond(
         warming,
         lambda: state['books'],

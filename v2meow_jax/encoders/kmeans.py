@@ -19,20 +19,31 @@ def fit(
 ) -> Float[Array, 'clusters d']:
   """Centres that minimise the mean squared distance to the nearest one (a local minimum).
 
-  Starts from randomly drawn points; a cluster that loses all of its points starts again at a random
-  point, so no centre stays unused while there are at least `clusters` different points.
+  Starts by k-means++ (Arthur and Vassilvitskii 2007): each centre is drawn among the points with a
+  probability proportional to the squared distance to those before it. A cluster that loses all of its
+  points is drawn again in the same way.
   """
   n = points.shape[0]
+
+  def draw(key, squared, count):
+    # The floor lets points that coincide with a centre be drawn where all of them do.
+    return points[jax.random.categorical(key, jnp.log(jnp.maximum(squared, 1e-12)), shape=(count,))]
+
+  def add(i, carry):
+    centres, squared = carry
+    centre = draw(jax.random.fold_in(start_key, i), squared, 1)[0]
+    return centres.at[i].set(centre), jnp.minimum(squared, jnp.sum((points - centre) ** 2, -1))
 
   def iterate(centres, key):
     index = nearest(points, centres)
     counts = jnp.zeros(clusters).at[index].add(1.0)
     sums = jnp.zeros_like(centres).at[index].add(points)
-    drawn = points[jax.random.randint(key, (clusters,), 0, n)]
-    centres = jnp.where(counts[:, None] > 0, sums / jnp.maximum(counts, 1.0)[:, None], drawn)
-    return centres, None
+    squared = jnp.sum((points - centres[index]) ** 2, -1)
+    moved = sums / jnp.maximum(counts, 1.0)[:, None]
+    return jnp.where(counts[:, None] > 0, moved, draw(key, squared, clusters)), None
 
   key, start_key = jax.random.split(key)
-  start = points[jax.random.choice(start_key, n, (clusters,), replace=n < clusters)]
+  empty = jnp.zeros((clusters, points.shape[1]), points.dtype)
+  start, _ = jax.lax.fori_loop(0, clusters, add, (empty, jnp.full(n, 1e30)))
   centres, _ = jax.lax.scan(iterate, start, jax.random.split(key, iterations))
   return centres

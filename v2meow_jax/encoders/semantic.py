@@ -45,7 +45,7 @@ class SemanticConfig:
 
   def __post_init__(self):
     object.__setattr__(self, 'rate', Fraction(self.rate))
-    if (self.sample_rate / self.rate) % 1:
+    if self.rate <= 0 or (self.sample_rate / self.rate) % 1:
       raise errors.ConfigError(
         f'semantic: rate {self.rate} Hz does not divide the sample rate {self.sample_rate} Hz'
       )
@@ -68,9 +68,9 @@ def features(
   """Log-mel and chroma of each frame, float32, before normalisation; one a 1 / rate seconds of audio."""
   hop = int(config.sample_rate / config.rate)
   window = 4 * hop
-  count = round(len(audio) / hop)
+  count = -(-len(audio) // hop)
   pad = (window - hop) // 2
-  padded = np.pad(audio, (pad, pad + hop))
+  padded = np.pad(audio, (pad, window))
   frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop][:count]
   power = np.abs(np.fft.rfft(frames * np.hanning(window + 1)[:-1].astype(np.float32))) ** 2
   power = power.astype(np.float32)

@@ -164,7 +164,7 @@ class Pipeline:
       places[-1] += 1 / grid  # rounding to elements had left the last one out
     firsts = [target.stream.index(start) for start in places]
     # The same number of frames is carried into every window, so that the loop is compiled once for all.
-    carried = min((a + stage.frames - b for a, b in itertools.pairwise(firsts)), default=0)
+    carried = max(0, min((a + stage.frames - b for a, b in itertools.pairwise(firsts)), default=0))
     for number, (start, first) in enumerate(zip(places, firsts, strict=True)):
       known = made[first : first + carried]
       tokens = decode.generate(
@@ -175,7 +175,9 @@ class Pipeline:
         jax.random.fold_in(key, number)[None],
         sampling,
       )
-      made = np.concatenate([made[:first], np.asarray(tokens)[0]])
+      # Without overlap, rounding can leave a frame between two windows: the last one made is held.
+      hole = made[-1:].repeat(max(0, first - len(made)), 0)
+      made = np.concatenate([made[:first], hole, np.asarray(tokens)[0]])
       progress(number + 1, len(places))
     lower = streams.get(target.stream.name, np.zeros((frames, 0), np.int32))
     streams[target.stream.name] = np.concatenate([lower, made[:frames]], 1)

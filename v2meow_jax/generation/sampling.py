@@ -29,7 +29,7 @@ class Sampling:
   def __post_init__(self):
     if not 0 <= self.temperature < float('inf'):
       raise errors.ConfigError(f'temperature {self.temperature} is not a number from 0 up')
-    if self.top_k < 0 or self.top_k != int(self.top_k):
+    if not isinstance(self.top_k, int) or self.top_k < 0:
       raise errors.ConfigError(f'top_k {self.top_k} is not a whole number from 0 up')
     if not 0 < self.top_p <= 1:
       raise errors.ConfigError(f'top_p {self.top_p} is not in (0, 1]')

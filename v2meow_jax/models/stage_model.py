@@ -55,7 +55,7 @@ class StageModel(nn.Module):
       parts.append(encoder(values, batch[f'{name}/mask'], None if dropped is None else dropped[:, i]))
       places.append(conditioning.positions(condition, batch[f'{name}/offset'], values.shape[1], unit))
     if not parts:
-      size = batch[self.stage.target.stream.name].shape[0]
+      size = batch[f'{self.stage.target.stream.name}/offset'].shape[0]
       return jnp.zeros((size, 0, self.config.width)), jnp.zeros((size, 0))
     joined = jnp.concatenate(places, 1)
     if not self.config.time_aligned:

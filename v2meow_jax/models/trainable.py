@@ -97,7 +97,7 @@ class StageTrainable:
     return {'step': state['step'] + 1, 'params': params, 'opt_state': opt_state}, metrics
 
   def evaluate(self, state: dict, batch: dict) -> dict:
-    """Metrics of a batch; `weight` is its number of tokens."""
+    """Metrics of a batch; `weight` is its number of frames."""
     _, metrics = self.eval_fn(state['params'], batch)
     return metrics | {'weight': jnp.sum(self._tokens(batch)[1])}
 

@@ -1,0 +1,93 @@
+"""Manifests: bad rows are reported, sources stay together, files are cut into clips."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from v2meow_jax import errors
+from v2meow_jax.data import manifest
+
+
+def write(tmp_path, *rows):
+  path = tmp_path / 'manifest.jsonl'
+  path.write_text(''.join((row if isinstance(row, str) else json.dumps(row)) + '\n' for row in rows))
+  return path
+
+
+@pytest.fixture
+def sound(tmp_path):
+  soundfile.write(tmp_path / 'a.wav', np.zeros(8000 * 25, np.float32), 8000)
+  return 'a.wav'
+
+
+def test_each_bad_row_is_reported_with_its_reason(tmp_path, sound):
+  path = write(
+    tmp_path,
+    '{not json',
+    '[1]',
+    {'id': 7, 'audio': sound},
+    {'id': 'x'},
+    {'id': 'gone', 'audio': 'gone.wav'},
+    {'id': 'split', 'audio': sound, 'split': 'exam'},
+    {'id': 'good', 'audio': sound},
+    {'id': 'good', 'audio': sound},
+    '',
+  )
+  rows, rejected = manifest.read(path)
+  assert [row['id'] for row in rows] == ['good']
+  assert [row['line'] for row in rejected] == [1, 2, 3, 4, 5, 6, 8]
+  words = ['not JSON', 'no "id"', 'no "id"', 'neither', 'does not exist', 'not one of train', 'twice']
+  assert all(word in row['reason'] for word, row in zip(words, rejected, strict=True))
+
+
+def test_a_source_in_two_splits_is_refused(tmp_path, sound):
+  row = {'audio': sound, 'source': 's'}
+  path = write(tmp_path, row | {'id': 'a', 'split': 'train'}, row | {'id': 'b', 'split': 'validation'})
+  with pytest.raises(errors.DatasetError, match="line 2: source 's'"):
+    manifest.read(path)
+
+
+def test_sources_are_split_about_as_asked_and_never_torn():
+  rows = [{'id': f'{source}/{n}', 'source': f'source {source}'} for source in range(2000) for n in range(2)]
+  splits = manifest.assign_splits(rows, 0.1)
+  assert len(splits) == 2000
+  share = sum(split == 'validation' for split in splits.values()) / 2000
+  # Five standard deviations of a share of 0.1 of 2,000.
+  assert abs(share - 0.1) < 0.034
+  # A source keeps its split when others are added.
+  fewer = manifest.assign_splits(rows[:1000], 0.1)
+  assert sum(fewer[source] != splits[source] for source in fewer) <= 2
+
+
+def test_two_sources_fill_both_splits():
+  splits = manifest.assign_splits([{'id': 'a', 'source': 'a'}, {'id': 'b', 'source': 'b'}], 0.01)
+  assert sorted(splits.values()) == ['train', 'validation']
+
+
+def test_a_file_is_cut_and_a_short_rest_left_out(tmp_path, sound):
+  rows, _ = manifest.read(write(tmp_path, {'id': 'a', 'audio': sound}))
+  clips, rejected = manifest.cut(rows, 0.0, clip_seconds=10, least_seconds=5)
+  assert [(clip.id, clip.start, clip.duration) for clip in clips] == [
+    ('a-0000', 0, 10), ('a-0001', 10, 10), ('a-0002', 20, 5),
+  ]  # fmt: skip
+  clips, _ = manifest.cut(rows, 0.0, clip_seconds=10, least_seconds=6)
+  assert len(clips) == 2 and rejected == []
+
+
+def test_files_that_cannot_be_used_are_reported(tmp_path, sound):
+  (tmp_path / 'bad.mp4').write_bytes(b'nothing')
+  soundfile.write(tmp_path / 'short.wav', np.zeros(8000, np.float32), 8000)
+  rows, _ = manifest.read(
+    write(
+      tmp_path,
+      {'id': 'a', 'video': sound},
+      {'id': 'b', 'video': 'bad.mp4'},
+      {'id': 'c', 'audio': 'short.wav'},
+    )
+  )
+  clips, rejected = manifest.cut(rows, 0.0, clip_seconds=10, least_seconds=5)
+  assert clips == []
+  assert ['no video stream' in rejected[0]['reason'], 'bad.mp4' in rejected[1]['reason']] == [True, True]
+  assert '1.00 s long' in rejected[2]['reason']
