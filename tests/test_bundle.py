@@ -51,7 +51,7 @@ def test_stages_come_back_with_their_settings(small_bundle):
 def test_a_missing_file_is_named(small_bundle, tmp_path):
   folder = copy_of(small_bundle, tmp_path)
   (folder / 'stage_fine.safetensors').unlink()
-  with pytest.raises(errors.BundleError, match='stage_fine.safetensors: missing'):
+  with pytest.raises(errors.BundleError, match=r'stage_fine\.safetensors: missing'):
     bundle.load(folder)
 
 
@@ -69,7 +69,7 @@ def test_one_flipped_bit_is_noticed(small_bundle, tmp_path, name):
 def test_a_damaged_json_is_refused(small_bundle, tmp_path, text):
   folder = copy_of(small_bundle, tmp_path)
   (folder / 'bundle.json').write_text(text)
-  with pytest.raises(errors.BundleError, match='bundle.json'):
+  with pytest.raises(errors.BundleError, match=r'bundle\.json'):
     bundle.load(folder)
 
 

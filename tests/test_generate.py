@@ -65,7 +65,7 @@ def test_generation_imports_neither_tensorflow_nor_torch(small_bundle, demo_clip
     'import sys\n'
     'class Refuse:\n'
     '  def find_spec(self, name, *_):\n'
-    '    if name.partition(".")[0] in ("tensorflow", "torch", "seqio", "tensorflow_datasets", "tensorboard"):\n'
+    '    if name.partition(".")[0] in ("tensorflow", "torch", "seqio", "tensorboard"):\n'
     '      raise ImportError(f"{name} is not installed")\n'
     'sys.meta_path.insert(0, Refuse())\n'
     'from v2meow_jax import cli\n'

@@ -14,9 +14,9 @@ from fractions import Fraction
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
-import gin
 import numpy as np
 
+import gin
 from v2meow_jax import cli, configuration
 
 
@@ -50,6 +50,7 @@ def main(argv: list[str]) -> int:
 
   stage = gin.get_configurable('Stage')()
   stage = dataclasses.replace(stage, crop_seconds=Fraction(args.crop_seconds))
+  through = SeqioBatches(stage, args.dataset, args.batch_size)
   plain = stage_batches(stage, args.dataset, args.batch_size)
   batch = next(plain.start(0))
   size = sum(value.nbytes for value in batch.values())
@@ -62,12 +63,13 @@ def main(argv: list[str]) -> int:
       n = (n + size) % (63 * size)
 
   rows = {
-    'through SeqIO': rate(SeqioBatches(stage, args.dataset, args.batch_size).start(0), args.batch_size, args.seconds),
+    'through SeqIO': rate(through.start(0), args.batch_size, args.seconds),
     'straight from the shards': rate(plain.start(0), args.batch_size, args.seconds),
     'limit: copying the bytes': rate(copies(), args.batch_size, args.seconds),
   }
   streams = ', '.join(stream.name for stream in stage.streams)
-  print(f'{args.crop_seconds:g} s crops of {streams}; {size / args.batch_size / 1e3:.1f} kB each; {os.cpu_count()} cores')
+  each = size / args.batch_size / 1e3
+  print(f'{args.crop_seconds:g} s crops of {streams}; {each:.1f} kB each; {os.cpu_count()} cores')
   for name, value in rows.items():
     print(f'{name:<26}{value:12,.0f} crops a second')
   return 0

@@ -1,6 +1,7 @@
 """Entropies against closed forms and a brute-force count."""
 
 import collections
+import itertools
 import math
 
 import numpy as np
@@ -34,7 +35,7 @@ def test_bigram_agrees_with_a_brute_force_count():
   total = sum(single.values()) + 6
   followers = collections.defaultdict(collections.Counter)
   for clip in train:
-    for a, b in zip(clip[:-1], clip[1:], strict=True):
+    for a, b in itertools.pairwise(clip):
       followers[int(a)][int(b)] += 1
   losses = []
   for a, b in zip(held_out[0][:-1], held_out[0][1:], strict=True):

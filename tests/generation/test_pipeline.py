@@ -26,7 +26,7 @@ def test_every_stream_covers_the_clip_and_stays_in_its_vocabulary(made):
   assert made.streams['audio/semantic'].shape == (113, 1)  # ceil(4.5 x 25)
   assert made.streams['audio/acoustic'].shape == (113, 4)
   for name in ('audio/semantic', 'audio/acoustic'):
-    assert 0 <= made.streams[name].min() and made.streams[name].max() < 16
+    assert made.streams[name].min() >= 0 and made.streams[name].max() < 16
   assert made.audio.shape == (36000, 1) and np.isfinite(made.audio).all()
 
 

@@ -1,4 +1,4 @@
-"""The loop: exact resume after a stop, after an error and after a kill; what is written, and what is refused."""
+"""The loop: exact resume after a stop, an error and a kill; what is written, and what is refused."""
 
 import json
 import pathlib

@@ -1,0 +1,164 @@
+"""`v2meow prepare` on real files: streams, resumption, bad rows, and what may not be mixed."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from v2meow_jax import cli, errors, prepare
+from v2meow_jax.data import dataset, preparation, records
+from v2meow_jax.encoders.motion import MotionEncoder
+from v2meow_jax.encoders.waveform import WaveformEncoder
+from v2meow_jax.media.clip import MediaClip
+from v2meow_jax.streams import Stream
+
+pytest.importorskip('tensorflow_datasets', reason='part of the extra "train"')
+
+
+@pytest.fixture(scope='module')
+def manifest(tmp_path_factory, demo_clip):
+  """Two films (one real, with its own sound), two pieces of sound, and three rows that cannot be used."""
+  folder = tmp_path_factory.mktemp('media')
+  shutil.copy(demo_clip, folder / 'film.mp4')
+  shutil.copy(demo_clip, folder / 'other.mp4')
+  tone = 0.3 * np.sin(np.arange(8000 * 31) * 0.2).astype(np.float32)
+  soundfile.write(folder / 'tone.wav', tone, 8000)
+  (folder / 'broken.mp4').write_bytes((folder / 'film.mp4').read_bytes()[:20000])
+  rows = [
+    {'id': 'film', 'video': 'film.mp4', 'licence': 'CC-BY-3.0', 'caption': 'a rabbit'},
+    {'id': 'dubbed', 'video': 'other.mp4', 'audio': 'tone.wav'},
+    {'id': 'gone', 'video': 'gone.mp4'},
+    {'id': 'broken', 'video': 'broken.mp4'},
+  ]
+  path = folder / 'manifest.jsonl'
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows) + '{oops\n')
+  return path
+
+
+def run(*arguments):
+  return cli.run(prepare.main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope='module')
+def prepared(manifest, tmp_path_factory):
+  out = tmp_path_factory.mktemp('prepared') / 'ds'
+  streams = '--streams=video/motion,audio/waveform'
+  settings = ('--sample_rate=8000', '--clip_seconds=10', '--workers=2')
+  assert run('--manifest', manifest, '--out', out, streams, *settings) == 0
+  return out
+
+
+def content(directory):
+  return {
+    str(path.relative_to(directory)): path.read_bytes()
+    for path in sorted(directory.rglob('*'))
+    if path.is_file() and path.name != 'rejected.jsonl'
+  }
+
+
+def test_every_clip_is_what_its_encoder_makes_of_it(prepared):
+  for encoder in (MotionEncoder(), WaveformEncoder(8000)):
+    for split in dataset.SPLITS:
+      data = dataset.Dataset(prepared, split, (encoder.stream,))
+      for number, clip in enumerate(data.clips):
+        expected = encoder.encode_clip(MediaClip(clip.video, clip.audio, clip.start, clip.duration))
+        found = data.read(encoder.stream, number)
+        np.testing.assert_array_equal(found, expected.astype(encoder.stream.dtype))
+
+
+def test_clips_are_cut_and_sources_kept_together(prepared):
+  clips = dataset.read_clips(prepared)
+  assert [clip.id for clip in clips] == [f'{name}-000{n}' for name in ('film', 'dubbed') for n in range(3)]
+  assert {clip.source: clip.split for clip in clips}.keys() == {'film', 'dubbed'}
+  assert len({(clip.source, clip.split) for clip in clips}) == 2
+  assert clips[0].licence == 'CC-BY-3.0' and clips[0].caption == 'a rabbit'
+
+
+def test_bad_rows_are_reported_and_do_not_stop_the_rest(prepared):
+  rows = [json.loads(line) for line in (prepared / 'rejected.jsonl').read_text().splitlines()]
+  assert [row.get('id') for row in rows] == ['gone', None, 'broken']
+  assert 'does not exist' in rows[0]['reason'] and 'not JSON' in rows[1]['reason']
+  assert 'broken.mp4' in rows[2]['reason']
+
+
+def test_a_lost_shard_is_made_again_and_nothing_else(prepared, tmp_path):
+  copy = shutil.copytree(prepared, tmp_path / 'copy')
+  before = content(copy)
+  entries = json.loads((copy / 'streams.json').read_text())
+  del entries['audio/waveform']
+  (copy / 'streams.json').write_text(json.dumps(entries))
+  stream = WaveformEncoder(8000).stream
+  folder = copy / stream.name / dataset.VERSION
+  for path in (records.shard_path(folder, stream, 'train', 0, 1),):
+    records.index_path(path).unlink()
+    path.write_bytes(b'half')
+  times = {path: path.stat().st_mtime_ns for path in (copy / 'video').rglob('*')}
+  assert run('--out', copy, '--streams=audio/waveform', '--sample_rate=8000', '--workers=1') == 0
+  after = content(copy)
+  after['streams.json'] = before['streams.json']  # indented and sorted by the writer either way
+  assert after == before
+  assert {path: path.stat().st_mtime_ns for path in (copy / 'video').rglob('*')} == times
+
+
+class Flaky:
+  """An encoder that cannot read one clip."""
+
+  needs = 'audio'
+  stream = Stream('audio/flaky', 'embedding', 2, 1)
+  identity = {'encoder': 'flaky'}  # noqa: RUF012
+
+  def encode_clip(self, clip):
+    if clip.start == 10:
+      raise errors.MediaError('this clip is beyond it')
+    return np.ones((20, 1))
+
+
+def test_a_clip_that_an_encoder_fails_on_keeps_its_place(prepared, tmp_path):
+  copy = shutil.copytree(prepared, tmp_path / 'copy')
+  count, rejected = preparation.prepare_streams(copy, [Flaky()], workers=1)
+  assert count == 6 and len(rejected) == 2
+  for split in dataset.SPLITS:
+    data = dataset.Dataset(copy, split, (Flaky.stream, MotionEncoder().stream))
+    assert [data.length(Flaky.stream, n) for n in range(3)] == [20, 0, 20]
+  told = [json.loads(line) for line in (copy / 'rejected.jsonl').read_text().splitlines()]
+  assert [row['stream'] for row in told if 'stream' in row] == ['audio/flaky'] * 2
+
+
+def refused(capsys, *arguments):
+  assert run(*arguments) == 2
+  error = capsys.readouterr().err
+  assert 'Traceback' not in error
+  return error
+
+
+def test_what_does_not_belong_together_is_refused(prepared, manifest, tmp_path, capsys):
+  def told(*arguments):
+    return refused(capsys, '--out', prepared, '--workers=1', *arguments)
+
+  assert 'made by another encoder' in told('--streams=audio/waveform', '--sample_rate=4000')
+  assert 'another manifest' in told('--manifest', manifest, '--clip_seconds=7')
+  assert "'audio/smell' is not one of" in told('--streams=audio/smell')
+  assert 'needs --bundle' in told('--streams=audio/acoustic')
+  assert 'no clips.jsonl' in refused(capsys, '--out', tmp_path / 'none')
+  assert 'no such manifest' in refused(capsys, '--out', tmp_path / 'x', '--manifest', tmp_path / 'no.jsonl')
+  empty = tmp_path / 'empty.jsonl'
+  empty.write_text('')
+  assert 'no row can be used' in refused(capsys, '--out', tmp_path / 'x', '--manifest', empty)
+  assert not (tmp_path / 'x').exists()
+
+
+def test_a_bundles_encoders_make_its_streams(prepared, small_bundle, tmp_path):
+  copy = shutil.copytree(prepared, tmp_path / 'copy')
+  streams = '--streams=audio/semantic,audio/acoustic'
+  assert run('--out', copy, streams, '--bundle', small_bundle, '--workers=1') == 0
+  from v2meow_jax import bundle
+
+  codec = bundle.load(small_bundle).codec()
+  data = dataset.Dataset(copy, 'train', (codec.stream,))
+  clip = data.clips[0]
+  np.testing.assert_array_equal(
+    data.read(codec.stream, 0), codec.encode_clip(MediaClip(None, clip.audio, clip.start, clip.duration))
+  )
+  assert data.identity(codec.stream) == json.loads(json.dumps(codec.identity))
