@@ -5,7 +5,8 @@ import pathlib
 import setuptools
 
 # setuptools calls any folder it ships a package.
-folders = sorted(path.name for path in pathlib.Path(__file__).parent.joinpath('gin').iterdir() if path.is_dir())
+gin = pathlib.Path(__file__).parent / 'gin'
+folders = sorted(path.name for path in gin.iterdir() if path.is_dir())
 gin_packages = ['v2meow_jax.gin', *(f'v2meow_jax.gin.{name}' for name in folders)]
 
 setuptools.setup(

@@ -3,9 +3,9 @@
 import json
 import shutil
 
-import conftest
 import numpy as np
 import pytest
+import small
 
 from v2meow_jax import bundle, errors
 
@@ -24,7 +24,7 @@ def test_flatten_and_unflatten_are_inverse():
 
 
 def test_a_float32_bundle_gives_back_the_weights_bit_for_bit(small_bundle):
-  codec = conftest.small_codec()
+  codec = small.make_codec()
   loaded = bundle.load(small_bundle).codec()
   for path, value in bundle.flatten(codec.weights).items():
     np.testing.assert_array_equal(bundle.flatten(loaded.weights)[path], value)
@@ -32,7 +32,7 @@ def test_a_float32_bundle_gives_back_the_weights_bit_for_bit(small_bundle):
 
 
 def test_a_float16_bundle_is_about_half_the_size_and_close(small_bundle, tmp_path):
-  half = conftest.write_small_bundle(tmp_path / 'half', 'float16')
+  half = small.write_bundle(tmp_path / 'half', 'float16')
   whole_size, half_size = ((d / 'codec.safetensors').stat().st_size for d in (small_bundle, half))
   assert half_size < 0.6 * whole_size
   whole = bundle.flatten(bundle.load(small_bundle).codec().weights)
@@ -44,7 +44,7 @@ def test_a_float16_bundle_is_about_half_the_size_and_close(small_bundle, tmp_pat
 
 def test_stages_come_back_with_their_settings(small_bundle):
   runners = bundle.load(small_bundle).stages()
-  expected = conftest.small_stages(conftest.small_codec())
+  expected = small.make_stages(small.make_codec())
   assert [(r.stage, r.model.config) for r in runners] == expected
 
 
@@ -101,12 +101,12 @@ def test_an_encoder_that_has_changed_is_refused(small_bundle):
 def test_an_existing_folder_is_not_overwritten(small_bundle):
   before = sorted(path.stat().st_mtime_ns for path in small_bundle.iterdir())
   with pytest.raises(errors.BundleError, match='exists already'):
-    conftest.write_small_bundle(small_bundle)
+    small.write_bundle(small_bundle)
   assert sorted(path.stat().st_mtime_ns for path in small_bundle.iterdir()) == before
 
 
 def test_weights_that_overflow_float16_are_refused_and_leave_nothing(tmp_path):
-  codec = conftest.small_codec()
+  codec = small.make_codec()
   weights = codec.weights | {'codebooks': codec.weights['codebooks'] * 1e9}
   part = bundle.Network('codec', {}, weights)
   with np.errstate(over='ignore'), pytest.raises(errors.BundleError, match='codebooks'):

@@ -3,11 +3,11 @@
 import json
 import pathlib
 
-import conftest
 import jax
 import numpy as np
 import optax
 import pytest
+import small
 
 from v2meow_jax import bundle, cli, errors, export
 from v2meow_jax.codec.trainable import CodecTrainable
@@ -36,7 +36,7 @@ class Fixed:
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory) -> dict[str, pathlib.Path]:
   root = tmp_path_factory.mktemp('runs')
-  untrained = conftest.small_codec()
+  untrained = small.make_codec()
   tones = np.sin(np.arange(16000) * np.array([[0.1], [0.23]]))[..., None]
   batch = {'audio/waveform': (tones * 9000).astype(np.int16)}
   codec = CodecTrainable(untrained.config, optax.adam(1e-3), warmup_steps=1, ring=64, windows=(512,))
@@ -47,8 +47,8 @@ def runs(tmp_path_factory) -> dict[str, pathlib.Path]:
     'audio/semantic': {'encoder': 'semantic', 'sha256': 'a'},
     'audio/acoustic': identity,
   }
-  for stage, config in conftest.small_stages(untrained):
-    one = conftest.zero_batch(stage)
+  for stage, config in small.make_stages(untrained):
+    one = small.zero_batch(stage)
     two = {key: np.repeat(np.asarray(value), 2, 0) for key, value in one.items()}
     used = {stream.name: json.loads(json.dumps(made_by[stream.name])) for stream in stage.streams}
     loop.train(

@@ -11,16 +11,16 @@ CODE = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np, optax
 sys.path.insert(0, sys.argv[1])
-import conftest
+import small
 from v2meow_jax import errors
 from v2meow_jax.models.trainable import StageTrainable
 from v2meow_jax.partitioning import Partitioner
 
-stage, config = conftest.small_stages(conftest.small_codec())[0]
+stage, config = small.make_stages(small.make_codec())[0]
 trainable = StageTrainable(stage, config, optax.adam(1e-2))
 rng = np.random.default_rng(0)
 batch = {}
-for name, value in conftest.zero_batch(stage).items():
+for name, value in small.zero_batch(stage).items():
   shape = (8, *value.shape[1:])
   kinds = {"i": rng.integers(0, 16, shape), "f": rng.standard_normal(shape), "b": np.ones(shape, bool)}
   batch[name] = kinds[value.dtype.kind].astype(value.dtype)

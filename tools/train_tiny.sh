@@ -25,8 +25,15 @@ train semantic
 train coarse
 train fine
 
-v2meow export --run="$work/runs/codec" --run="$work/runs/semantic" --run="$work/runs/coarse" --run="$work/runs/fine" \
-  --semantic="$work/semantic.safetensors" --out="$bundle" --name="v2meow_jax tiny" --dtype=float16 \
-  --licence="CC-BY-SA-4.0" --provenance="106 tracks of freely licensed game music, listed in data/tiny/TRACKS.tsv" \
-  --sampling="$(cat "$here/data/tiny/sampling.json")"
+export_to() {
+  v2meow export --run="$work/runs/codec" --run="$work/runs/semantic" --run="$work/runs/coarse" \
+    --run="$work/runs/fine" --semantic="$work/semantic.safetensors" --out="$1" --name="v2meow_jax tiny" \
+    --dtype=float16 --licence="CC-BY-SA-4.0" --sampling="$2" \
+    --provenance="106 tracks of freely licensed game music, listed in data/tiny/TRACKS.tsv"
+}
+temperatures='{"semantic": {"temperature": 0.95, "top_k": 100}, "coarse": {"temperature": 0.9, "top_k": 100},
+  "fine": {"temperature": 0.7, "top_k": 100}}'
+rm -rf "$work/first"
+export_to "$work/first" "$temperatures"
+export_to "$bundle" "$(python "$here/tools/quiet_codes.py" --dataset="$work/ds" --bundle="$work/first")"
 v2meow evaluate --bundle="$bundle" --dataset="$work/ds" --out="$work/evaluation.json"

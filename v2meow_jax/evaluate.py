@@ -83,6 +83,8 @@ def measure_stage(runner: StageRunner, dataset: str, crops: int, seed: int) -> d
     found[name] = {'loss': float(levels.mean()), 'levels': levels.tolist()}
   found['conditions'] = {}
   for condition in stage.conditions:
+    if condition.stream == target.stream:
+      continue  # the lower levels of what is predicted cannot be exchanged without it
     batches = stage_batches(stage, dataset, size, 'validation', seed)
     found['conditions'][condition.stream.name] = conditioning.own_against_foreign(
       lambda batch: np.asarray(score(runner.params, batch)),

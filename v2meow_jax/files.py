@@ -1,9 +1,10 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 @contextlib.contextmanager
@@ -24,6 +25,11 @@ def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes a text file in one piece."""
   with replaced_when_done(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
     file.write(text)
+
+
+def write_lines(path: str | os.PathLike, rows: Iterable[dict]) -> None:
+  """Writes JSON lines in one piece."""
+  write_text(path, ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

@@ -167,6 +167,11 @@ def steps_of(target: Target, frames: int) -> int:
   return frames * target.depth if target.pattern == 'flatten' else frames + target.depth - 1
 
 
+def levels_of(target: Target, step):
+  """Levels, counted from the target's first, of the tokens of a step: [tokens a step]; NumPy or JAX."""
+  return (step + np.arange(1)) % target.depth if target.pattern == 'flatten' else np.arange(target.depth)
+
+
 def to_steps(target: Target, tokens):
   """Lays frames out as steps.
 

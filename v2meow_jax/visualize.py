@@ -23,7 +23,7 @@ from typing import Any
 import av.error
 import rich.progress
 
-from v2meow_jax import errors, files
+from v2meow_jax import cli, errors, files
 from v2meow_jax.data import visualizer
 
 Row = dict[str, Any]
@@ -74,8 +74,8 @@ def visualize_manifest(
   reasons = dict(_track(_work(jobs, workers), len(jobs)))
   rejected += [_without_video(row, reasons[row['video']]) for row in rows if reasons.get(row['video'])]
   rows = [row for row in rows if not reasons.get(row['video'])]
-  _write(folder / 'manifest.jsonl', rows)
-  _write(folder / 'rejected.jsonl', rejected)
+  files.write_lines(folder / 'manifest.jsonl', rows)
+  files.write_lines(folder / 'rejected.jsonl', rejected)
   return len(rows), len(rejected)
 
 
@@ -157,11 +157,6 @@ def _without_video(row: Row, reason: str | None) -> Row:
   return {**kept, 'reason': reason}
 
 
-def _write(path: pathlib.Path, rows: list[Row]) -> None:
-  with files.replaced_when_done(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-    file.writelines(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
-
-
 def _parser() -> argparse.ArgumentParser:
   default = visualizer.VisualizerConfig()
   parser = argparse.ArgumentParser(
@@ -187,4 +182,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  sys.exit(cli.run(main, sys.argv[1:]))

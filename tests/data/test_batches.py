@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from v2meow_jax import errors
+from v2meow_jax import errors, files
 from v2meow_jax.data import dataset, preparation
 from v2meow_jax.data.batches import ClipBatches
 from v2meow_jax.streams import Stream
@@ -35,7 +35,7 @@ class Clock:
 def directory(tmp_path_factory):
   path = tmp_path_factory.mktemp('clock')
   clips = [dataset.Clip(f'c{n}', 's', 0.0, 20.0 if n else 2.2, 'train', audio='none') for n in range(7)]
-  preparation._write_lines(path / 'clips.jsonl', [vars(clip) for clip in clips])
+  files.write_lines(path / 'clips.jsonl', [vars(clip) for clip in clips])
   preparation.prepare_streams(path, [Clock(s) for s in (SLOW, FAST, WHOLE)], workers=1, clips_a_shard=3)
   return path
 

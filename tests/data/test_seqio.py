@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from v2meow_jax import files
 from v2meow_jax.data import dataset, preparation, records
 from v2meow_jax.data.batches import stage_batches
 from v2meow_jax.data.seqio_batches import SeqioBatches
@@ -39,7 +40,7 @@ def directory(tmp_path_factory):
     split = 'validation' if n % 4 == 3 else 'train'
     # One clip is shorter than the crop.
     rows.append(dataset.Clip(f'c{n}', f's{n}', float(n), 1.5 if n == 2 else 9.25, split, audio='none'))
-  preparation._write_lines(path / 'clips.jsonl', [vars(row) for row in rows])
+  files.write_lines(path / 'clips.jsonl', [vars(row) for row in rows])
   preparation.prepare_streams(path, [Counting(MOTION), Counting(TOKENS)], workers=1, clips_a_shard=4)
   return path
 

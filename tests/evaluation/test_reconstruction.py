@@ -1,8 +1,8 @@
 """Reconstruction of a codec that is known to be bad."""
 
-import conftest
 import numpy as np
 import pytest
+import small
 
 from v2meow_jax.evaluation import reconstruction
 
@@ -10,7 +10,7 @@ from v2meow_jax.evaluation import reconstruction
 def test_an_untrained_codec_is_reported_as_bad():
   rng = np.random.default_rng(0)
   clips = [(0.1 * rng.standard_normal((n, 1))).astype(np.float32) for n in (16000, 8000)]
-  codec = conftest.small_codec()
+  codec = small.make_codec()
   found = reconstruction.reconstruct(codec, clips)
   assert found['seconds'] == 3
   assert found['si_sdr'] < -10 and found['log_mel'] > 0.3

@@ -24,10 +24,6 @@ from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.media.clip import MediaClip
 
 
-def _write_lines(path: pathlib.Path, rows: Sequence[dict]) -> None:
-  files.write_text(path, ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
-
-
 def make_table(
   manifest_path: pathlib.Path,
   directory: pathlib.Path,
@@ -52,8 +48,8 @@ def make_table(
     raise errors.DatasetError(
       f'{directory}: it holds the clips of another manifest or other settings; name an empty directory'
     )
-  _write_lines(table, [dataclasses.asdict(clip) for clip in clips])
-  _write_lines(directory / 'rejected.jsonl', rejected + unreadable)
+  files.write_lines(table, [dataclasses.asdict(clip) for clip in clips])
+  files.write_lines(directory / 'rejected.jsonl', rejected + unreadable)
   return clips
 
 
@@ -138,7 +134,7 @@ def prepare_streams(
   rejected = _run_all(jobs, workers)
   known = directory / 'rejected.jsonl'
   earlier = [json.loads(line) for line in known.read_text().splitlines()] if known.exists() else []
-  _write_lines(known, earlier + rejected)
+  files.write_lines(known, earlier + rejected)
   for encoder in encoders:
     entries[encoder.stream.name] = _finish(directory, encoder, clips, counts, clips_a_shard)
     files.write_text(directory / 'streams.json', json.dumps(entries, indent=2, sort_keys=True) + '\n')

@@ -54,6 +54,7 @@ def generate(
   )
 
   def sample(step, logits):
+    logits = sampling_lib.suppressed(logits, jnp.asarray(stages.levels_of(target, step)), sampling)
     step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
     drawn = sampling_lib.draw(step_keys, logits, sampling)
     return jnp.where(marks[step], given[:, step], drawn)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from v2meow_jax import errors
@@ -19,14 +20,18 @@ class Sampling:
     top_p: only the fewest most likely tokens whose probabilities sum to at least p (Holtzman et al.
       2020); 1: all.
     overlap: share of a window that is carried over from the one before, in [0, 1).
+    suppress: by level of the target, counted from its first: codes that are never drawn, such as those
+      of silence, which a model otherwise finds hard to leave.
   """
 
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
   overlap: float = 0.5
+  suppress: tuple[tuple[int, ...], ...] = ()
 
   def __post_init__(self):
+    object.__setattr__(self, 'suppress', tuple(tuple(level) for level in self.suppress))
     if not 0 <= self.temperature < float('inf'):
       raise errors.ConfigError(f'temperature {self.temperature} is not a number from 0 up')
     if not isinstance(self.top_k, int) or self.top_k < 0:
@@ -53,6 +58,19 @@ def restrict(logits: Float[Array, '*b codes'], sampling: Sampling) -> Float[Arra
     ranked = jnp.where(before < sampling.top_p, ranked, -jnp.inf)
   least = jnp.min(jnp.where(jnp.isfinite(ranked), ranked, jnp.inf), -1, keepdims=True)
   return jnp.where(logits >= least, logits, -jnp.inf)
+
+
+def suppressed(
+  logits: Float[Array, 'b k codes'], levels: Int[Array, ' k'], sampling: Sampling
+) -> Float[Array, 'b k codes']:
+  """Logits with -inf for the codes suppressed at the level of each row k."""
+  if not sampling.suppress:
+    return logits
+  codes = np.arange(logits.shape[-1])
+  banned = jnp.asarray([np.isin(codes, level) for level in sampling.suppress])
+  # A level that nothing is said of has nothing suppressed.
+  rows = jnp.where((levels < len(banned))[:, None], banned[jnp.minimum(levels, len(banned) - 1)], False)
+  return jnp.where(rows, -jnp.inf, logits)
 
 
 def draw(keys: Array, logits: Float[Array, 'b k codes'], sampling: Sampling) -> Int[Array, 'b k']:
