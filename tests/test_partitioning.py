@@ -36,7 +36,7 @@ for shape in json.loads(sys.argv[2]):
     losses.append(float(metrics["loss"]))
   up = state["params"]["transformer"]["layer_0"]["up"]["kernel"]
   moment = state["opt_state"][0].mu["transformer"]["layer_0"]["up"]["kernel"]
-  found[str(shape)] = {"losses": losses, "spec": str(up.sharding.spec), "moment": str(moment.sharding.spec),
+  found[str(shape)] = {"losses": losses, "spec": list(up.sharding.spec), "moment": list(moment.sharding.spec),
                        "piece": up.addressable_shards[0].data.shape}
 for shape, size in (((3, 1, 1), 8), ((-1, -1, 1), 8), ((-1, 0, 1), 8), ((8, 1, 1), 6)):
   try:
@@ -77,7 +77,7 @@ def test_losses_equal_those_of_one_device(found):
 def test_parameters_and_moments_are_split_by_their_logical_axes(found):
   _, many = found
   split = many['[2, 2, 2]']
-  assert split['spec'] == split['moment'] == "PartitionSpec('fsdp', 'tensor')"
+  assert split['spec'] == split['moment'] == ['fsdp', 'tensor']
   assert split['piece'] == [8, 16] and many['[-1, 1, 1]']['piece'] == [16, 32]
 
 

@@ -33,18 +33,18 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
   try:
     return main(argv) or 0
   except errors.InputError as error:
-    message = first_part(error)
+    failure, message = error, first_part(error)
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
   except OSError as error:
-    if isinstance(error, BrokenPipeError):
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-      return 141
     where = f'{error.filename}: ' if error.filename else ''
-    message = f'{where}{error.strerror or error}'
+    failure, message = error, f'{where}{error.strerror or first_part(error)}'
   except KeyboardInterrupt:
     print('v2meow: interrupted', file=sys.stderr)
     return 130
   if debug:
-    traceback.print_exc()
+    traceback.print_exception(failure)
   print(f'v2meow: {" ".join(message.split())}', file=sys.stderr)
   return 2
 

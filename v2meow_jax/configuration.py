@@ -4,7 +4,10 @@ import argparse
 import importlib
 import logging
 import pathlib
+import re
 from collections.abc import Callable
+
+import gin.config as gin_config
 
 import gin
 from v2meow_jax import errors
@@ -63,7 +66,8 @@ def load(args: argparse.Namespace) -> None:
     importlib.import_module(module)
   # gin also looks for gin files inside importable packages, and fails with a TypeError where the working
   # directory has a plain folder of that name, such as data/ or runs/. Files alone are wanted.
-  gin.config._FILE_READERS[:] = [reader for reader in gin.config._FILE_READERS if reader[0] is open]
+  readers = gin_config._FILE_READERS
+  readers[:] = [reader for reader in readers if reader[0] is open]
   for path in [*filter(None, args.gin_search_paths.split(',')), str(gin_directory())]:
     gin.add_config_file_search_path(path)
   if not args.gin_file:
@@ -76,6 +80,12 @@ def load(args: argparse.Namespace) -> None:
       gin.parse_config_files_and_bindings(args.gin_file, args.bindings, finalize_config=False)
   finally:
     logging.disable(logging.NOTSET)
+  # A macro that a recipe leaves to the caller; gin would hand its marker on as if it were a value.
+  missing = re.findall(r'^(\w+) = %gin\.REQUIRED$', gin.config_str(), re.MULTILINE)
+  if missing:
+    raise errors.ConfigError(
+      f'{missing[0]} is not set; add --gin.{missing[0]}=VALUE (in all: {", ".join(missing)})'
+    )
 
 
 def configurable(function: Callable) -> Callable:

@@ -87,11 +87,11 @@ def main(argv: list[str] | None = None) -> int:
   except Interrupted as stopped:
     print(f'v2meow: {cli.first_part(stopped)}', file=sys.stderr)
     return STOPPED
-  except (TypeError, RuntimeError) as error:
-    # What gin raises for an argument that nothing supplies.
-    if 'No values supplied by Gin' not in str(error) and 'Required bindings' not in str(error):
+  except TypeError as error:
+    # What gin says of an argument that nothing supplies.
+    if 'No values supplied by Gin' not in str(error):
       raise
-    lines = [line.strip() for line in str(error).splitlines() if 'supplied' in line or 'Required' in line]
+    lines = [line.strip() for line in str(error).splitlines() if 'No values supplied' in line]
     raise errors.ConfigError(f'the gin configuration: {lines[0]}') from error
   return 0
 

@@ -43,9 +43,8 @@ class SpectralConfig:
   def __post_init__(self):
     sizes = (self.spectrum_hop, self.downsampling, self.width, self.expansion)
     if min(*sizes, self.encoder_blocks, self.decoder_blocks) < 1:
-      raise errors.ConfigError(
-        'spectral codec: hop, downsampling, width, expansion and blocks must be positive'
-      )
+      told = f'hop {self.spectrum_hop}, downsampling {self.downsampling}, width {self.width}'
+      raise errors.ConfigError(f'spectral codec: {told}, expansion and blocks must be positive')
     if self.window % self.spectrum_hop or self.window < 2 * self.spectrum_hop:
       raise errors.ConfigError(
         f'spectral codec: window {self.window} must be a multiple, at least twice, of hop {self.spectrum_hop}'

@@ -68,6 +68,9 @@ def write_shard(path: pathlib.Path, stream: Stream, records: list[tuple[str, np.
         if elements.ndim != 2 or elements.shape[1] != stream.width:
           raise ValueError(f'{stream.name}: elements of shape {elements.shape}, not [n, {stream.width}]')
         serialized = spec.serialize_example({'id': clip_id, 'elements': elements})
+        # The same bytes in every process: a protocol buffer's map has no order of its own.
+        example = tf.train.Example.FromString(serialized)
+        serialized = example.SerializeToString(deterministic=True)
         # A TFRecord frames its data with 12 bytes before (length, checksum) and 4 after (checksum).
         rows.append((offset + 12 + serialized.index(elements.tobytes()), len(elements)))
         writer.write(serialized)
