@@ -194,7 +194,6 @@ def test_what_is_wrong_is_told_in_one_sentence(answers, case):
   one_sentence(answers[case], REFUSED[case][1])
 
 
-@pytest.mark.xfail(strict=True, reason='values of the wrong kind end in a traceback')
 @pytest.mark.parametrize('case', UNEXPLAINED)
 def test_a_value_of_the_wrong_kind_is_told_in_one_sentence(answers, case):
   one_sentence(answers[case], UNEXPLAINED[case][1])

@@ -5,6 +5,7 @@ import importlib
 import logging
 import pathlib
 import re
+import tokenize
 from collections.abc import Callable
 
 import gin.config as gin_config
@@ -23,6 +24,12 @@ MODULES = (
   'v2meow_jax.data.batches',
   'v2meow_jax.data.seqio_batches',
 )
+
+
+# What gin's parser lets through of Python's own errors.
+GIN_RAISES = (
+  ValueError, TypeError, SyntaxError, tokenize.TokenError, KeyError, NameError, OSError, AttributeError,
+)  # fmt: skip
 
 
 def gin_directory() -> pathlib.Path:
@@ -77,7 +84,10 @@ def load(args: argparse.Namespace) -> None:
   logging.disable(logging.ERROR)  # gin logs an error for each search path that a file is not in
   try:
     with explained('the gin configuration'):
-      gin.parse_config_files_and_bindings(args.gin_file, args.bindings, finalize_config=False)
+      gin.parse_config_files_and_bindings(args.gin_file, None, finalize_config=False)
+    for binding in args.bindings:
+      with explained(f'--gin.{binding}'):
+        gin.parse_config(binding)
   finally:
     logging.disable(logging.NOTSET)
   # A macro that a recipe leaves to the caller; gin would hand its marker on as if it were a value.
@@ -99,6 +109,22 @@ def configurable(function: Callable) -> Callable:
     return gin.external_configurable(function, function.__name__, module='v2meow_jax')
 
 
+def constructor_error(error: BaseException) -> str | None:
+  """One sentence for what went wrong while gin built an argument of `train`; None for anything else.
+
+  gin appends the configurables that were being called, innermost first: where `train` itself is not
+  the first of them, one of its arguments was being made.
+  """
+  message, *calls = str(error).split('\n  In call to configurable ')
+  if not calls or (calls[0].startswith("'train'") and 'No values supplied by Gin' not in message):
+    return None
+  lines = [line.strip() for line in message.splitlines() if line.strip()]
+  supplied = [line for line in lines if 'No values supplied' in line]
+  return (
+    f'the gin configuration, {calls[0].split(" ")[0]}: {(supplied or lines or [type(error).__name__])[0]}'
+  )
+
+
 class explained:
   """Turns gin's exceptions into `errors.ConfigError` with gin's own first line."""
 
@@ -111,9 +137,7 @@ class explained:
   def __exit__(self, kind, error, traceback):
     if kind is None or issubclass(kind, errors.InputError):
       return False
-    if issubclass(
-      kind, ValueError | TypeError | SyntaxError | KeyError | NameError | OSError | AttributeError
-    ):
+    if issubclass(kind, GIN_RAISES):
       lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [kind.__name__]
       told = lines[0] if len(lines) == 1 else f'{lines[0]} ({lines[-1]})'
       raise errors.ConfigError(f'{self._what}: {told}') from error

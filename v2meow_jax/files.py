@@ -32,6 +32,17 @@ def write_lines(path: str | os.PathLike, rows: Iterable[dict]) -> None:
   write_text(path, ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
 
 
+def read_lines(path: str | os.PathLike) -> list[dict]:
+  """Reads JSON lines; blank ones are passed over.
+
+  Raises:
+    ValueError: a line is not JSON, or the file is not UTF-8.
+  """
+  with open(path, encoding='utf-8') as file:
+    # By newlines alone: splitlines would also break at separators that JSON strings may hold.
+    return [json.loads(line) for line in file if line.strip()]
+
+
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
   """Writes a binary file in one piece."""
   with replaced_when_done(path) as temporary, open(temporary, 'wb') as file:

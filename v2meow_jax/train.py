@@ -48,11 +48,9 @@ def train(
   from v2meow_jax.partitioning import Partitioner
   from v2meow_jax.training import loop
 
-  for source in filter(None, (batches, eval_batches)):
-    source.describe()  # a dataset that does not fit should leave no run directory
-  run_dir = pathlib.Path(model_dir)
-  run_dir.mkdir(parents=True, exist_ok=True)
-  (run_dir / 'config.gin').write_text(gin.operative_config_str())
+  def started() -> None:
+    (pathlib.Path(model_dir) / 'config.gin').write_text(gin.operative_config_str())
+
   return loop.train(
     run_dir=model_dir,
     trainable=trainable,
@@ -67,6 +65,7 @@ def train(
     checkpoint_every=checkpoint_every,
     keep=keep,
     stop_after_seconds=stop_after_seconds,
+    started=started,
   )
 
 
@@ -87,12 +86,12 @@ def main(argv: list[str] | None = None) -> int:
   except Interrupted as stopped:
     print(f'v2meow: {cli.first_part(stopped)}', file=sys.stderr)
     return STOPPED
-  except TypeError as error:
-    # What gin says of an argument that nothing supplies.
-    if 'No values supplied by Gin' not in str(error):
+  except (TypeError, ValueError) as error:
+    # Of a constructor: gin says which. What goes wrong later, inside of the training, is no matter of gin's.
+    told = configuration.constructor_error(error)
+    if isinstance(error, errors.InputError) or told is None:
       raise
-    lines = [line.strip() for line in str(error).splitlines() if 'No values supplied' in line]
-    raise errors.ConfigError(f'the gin configuration: {lines[0]}') from error
+    raise errors.ConfigError(told) from error
   return 0
 
 

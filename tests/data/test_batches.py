@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from v2meow_jax import errors, files
-from v2meow_jax.data import dataset, preparation
+from v2meow_jax.data import dataset, order, preparation
 from v2meow_jax.data.batches import ClipBatches
 from v2meow_jax.streams import Stream
 
@@ -100,3 +100,23 @@ def test_missing_datasets_and_splits_are_refused(directory, tmp_path):
     next(batches(directory, split='validation').start(0))
   with pytest.raises(errors.ConfigError, match='batch_size'):
     batches(directory, batch_size=0)
+
+
+def test_a_batch_is_what_brute_force_makes_of_it(directory):
+  durations = [Fraction(22, 10), *[Fraction(20)] * 6]
+  for number, batch in enumerate(itertools.islice(batches(directory, batch_size=3, seed=5).start(6), 6)):
+    for row in range(3):
+      clip, epoch = order.locate(6 + 3 * number + row, 7, 5)
+      start = order.crop_start(f'c{clip}', epoch, 5, durations[clip], Fraction(3), Fraction(4))
+      for stream, length, value in ((SLOW, 12, lambda i: i / 4), (FAST, 75, lambda i: i)):
+        # The element nearest to the start (the even one of two), to the end of the crop or the clip.
+        first = min(range(600), key=lambda i: (abs(i / stream.rate - start), i % 2))
+        end = min(first + length, round(durations[clip] * stream.rate))
+        expected = np.zeros((length, stream.width))
+        expected[: end - first] = np.array([value(i) for i in range(first, end)])[:, None]
+        np.testing.assert_array_equal(batch[stream.name][row], expected)
+        assert batch[f'{stream.name}/mask'][row].tolist() == [i < end - first for i in range(length)]
+        # float32
+        assert batch[f'{stream.name}/offset'][row] == pytest.approx(
+          float(first / stream.rate - start), abs=1e-6
+        )

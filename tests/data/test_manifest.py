@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from v2meow_jax import errors
-from v2meow_jax.data import manifest
+from v2meow_jax.data import dataset, manifest, order, preparation
 
 
 def write(tmp_path, *rows):
@@ -91,3 +91,36 @@ def test_files_that_cannot_be_used_are_reported(tmp_path, sound):
   assert clips == []
   assert ['no video stream' in rejected[0]['reason'], 'bad.mp4' in rejected[1]['reason']] == [True, True]
   assert '1.00 s long' in rejected[2]['reason']
+
+
+def test_rows_without_a_split_follow_their_source(tmp_path, sound):
+  row = {'audio': sound, 'source': 's'}
+  rows, _ = manifest.read(write(tmp_path, row | {'id': 'a'}, row | {'id': 'b', 'split': 'validation'}))
+  clips, _ = manifest.cut(rows, 0.0, clip_seconds=10, least_seconds=5)
+  assert len(clips) == 6 and {clip.split for clip in clips} == {'validation'}
+
+
+@pytest.mark.parametrize('source', [7, None, ['s']])
+def test_a_source_that_is_no_string_is_reported(tmp_path, sound, source):
+  rows, rejected = manifest.read(write(tmp_path, {'id': 'a', 'audio': sound, 'source': source}))
+  assert rows == [] and len(rejected) == 1
+
+
+def test_a_manifest_that_is_not_utf8_is_refused(tmp_path):
+  path = tmp_path / 'manifest.jsonl'
+  path.write_bytes('{"id": "Grüße"}\n'.encode('latin-1'))
+  with pytest.raises(errors.DatasetError):
+    manifest.read(path)
+
+
+@pytest.mark.parametrize('mark', ['\u2028', '\x85'])
+def test_captions_may_hold_any_character(tmp_path, sound, mark):
+  path = write(tmp_path, {'id': 'a', 'audio': sound, 'caption': f'one{mark}two'})
+  clips = preparation.make_table(path, tmp_path / 'out')
+  assert dataset.read_clips(tmp_path / 'out') == clips
+  assert clips[0].caption == f'one{mark}two'
+
+
+def test_the_only_source_is_trained_on():
+  name = next(f's{n}' for n in range(1000) if order.clip_hash(f's{n}') < 0.05 * 2**64)
+  assert manifest.assign_splits([{'id': 'a', 'source': name}], 0.05) == {name: 'train'}

@@ -52,3 +52,19 @@ def test_the_hash_spreads_over_all_bits():
   bits = (values[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
   # Each bit is set in half of 4,000 values; five standard deviations are 0.04.
   assert np.abs(bits.mean(0) - 0.5).max() < 0.04
+
+
+def test_crops_start_at_every_place_that_fits_and_at_no_other():
+  rng = np.random.default_rng(0)
+  for _ in range(20):
+    duration, crop = Fraction(int(rng.integers(40, 200)), 16), Fraction(int(rng.integers(8, 40)), 16)
+    grid = Fraction(int(rng.integers(1, 6)))
+    fits = {n / grid for n in range(100) if n / grid + crop <= duration}
+    starts = {order.crop_start('clip', n, 1, duration, crop, grid) for n in range(1000)}
+    assert starts == fits
+
+
+def test_a_permutation_holds_each_clip_once():
+  for clips in (1, 2, 17, 1000):
+    for epoch in range(3):
+      assert np.bincount(order.permutation(5, epoch, clips), minlength=clips).tolist() == [1] * clips

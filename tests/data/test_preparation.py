@@ -1,6 +1,7 @@
 """`v2meow prepare` on real files: streams, resumption, bad rows, and what may not be mixed."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -162,3 +163,137 @@ def test_a_bundles_encoders_make_its_streams(prepared, small_bundle, tmp_path):
     data.read(codec.stream, 0), codec.encode_clip(MediaClip(None, clip.audio, clip.start, clip.duration))
   )
   assert data.identity(codec.stream) == json.loads(json.dumps(codec.identity))
+
+
+def test_tfds_reads_what_the_encoders_made(prepared):
+  tfds = pytest.importorskip('tensorflow_datasets')
+  for encoder in (MotionEncoder(), WaveformEncoder(8000)):
+    builder = tfds.builder_from_directory(str(prepared / encoder.stream.name / dataset.VERSION))
+    clips = dataset.read_clips(prepared)
+    for split in {clip.split for clip in clips}:
+      rows = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
+      members = [clip for clip in clips if clip.split == split]
+      assert [row['id'].decode() for row in rows] == [clip.id for clip in members]
+      assert builder.info.splits[split].num_examples == len(members)
+      for row, clip in zip(rows, members, strict=True):
+        expected = encoder.encode_clip(MediaClip(clip.video, clip.audio, clip.start, clip.duration))
+        np.testing.assert_array_equal(row['elements'], expected.astype(encoder.stream.dtype))
+
+
+def table(tmp_path, seconds=25):
+  """A dataset of five clips of 5 s of silence, without streams; clips start at 0, 5, 10, ..."""
+  soundfile.write(tmp_path / 'a.wav', np.zeros(1000 * seconds, np.float32), 1000)
+  path = tmp_path / 'm.jsonl'
+  path.write_text(json.dumps({'id': 'a', 'audio': 'a.wav'}) + '\n')
+  preparation.make_table(path, tmp_path / 'ds', clip_seconds=5, validation_share=0)
+  return tmp_path / 'ds'
+
+
+class Given:
+  """An encoder that calls a function of the clip."""
+
+  needs = 'audio'
+
+  def __init__(self, stream, function):
+    self.stream, self.function, self.identity = stream, function, {'encoder': 'given', 'name': stream.name}
+
+  def encode_clip(self, clip):
+    return self.function(clip)
+
+
+COUNT = Stream('audio/count', 'tokens', 1, 1, 100)
+
+
+def numbers(clip):
+  return np.arange(5)[:, None] + int(clip.start)
+
+
+def prepare_count(directory, function):
+  return preparation.prepare_streams(directory, [Given(COUNT, function)], workers=1, clips_a_shard=2)
+
+
+def test_an_interrupted_preparation_goes_on_to_the_same_bytes(tmp_path):
+  for name in ('whole', 'cut'):
+    (tmp_path / name).mkdir()
+  whole, cut = table(tmp_path / 'whole'), table(tmp_path / 'cut')
+  prepare_count(whole, numbers)
+
+  def fail(clip):
+    if clip.start == 15:
+      raise KeyboardInterrupt
+    return numbers(clip)
+
+  with pytest.raises(KeyboardInterrupt):
+    prepare_count(cut, fail)
+  assert not (cut / 'streams.json').exists()
+  folder = pathlib.Path(COUNT.name, dataset.VERSION)
+  done = {path: path.stat().st_mtime_ns for path in (cut / folder).glob('*.tfrecord-00000-*')}
+  assert len(done) == 2 and not list((cut / folder).glob('*.tfrecord-00001-*'))
+  encoded = []
+  prepare_count(cut, lambda clip: encoded.append(clip.start) or numbers(clip))
+  assert encoded == [10, 15, 20]
+  assert {path: path.stat().st_mtime_ns for path in done} == done
+  after = content(cut)
+  assert after.keys() == content(whole).keys() - {'rejected.jsonl'}
+  for name, data in content(whole).items():
+    if name != 'clips.jsonl':  # holds the path of the sound
+      assert after[name] == data, name
+
+
+def test_a_finished_stream_that_has_lost_a_shard_is_repaired(tmp_path):
+  directory = table(tmp_path)
+  prepare_count(directory, numbers)
+  before = content(directory)
+  next((directory / COUNT.name).rglob('*00001-of-00003.index.npy')).unlink()
+  prepare_count(directory, numbers)
+  assert content(directory) == before
+
+
+def test_clips_rejected_before_an_interruption_are_told_after_it(tmp_path):
+  directory, interrupted = table(tmp_path), []
+
+  def fail(clip):
+    if clip.start == 0:
+      raise errors.MediaError('the first is beyond it')
+    if clip.start == 15 and not interrupted:
+      interrupted.append(True)
+      raise KeyboardInterrupt
+    return numbers(clip)
+
+  with pytest.raises(KeyboardInterrupt):
+    prepare_count(directory, fail)
+  prepare_count(directory, fail)
+  assert dataset.Dataset(directory, 'train', (COUNT,)).length(COUNT, 0) == 0
+  assert 'the first is beyond it' in (directory / 'rejected.jsonl').read_text()
+
+
+def test_naming_the_manifest_again_keeps_what_was_rejected(tmp_path):
+  directory = table(tmp_path)
+
+  def fail(clip):
+    raise errors.MediaError('all are beyond it')
+
+  prepare_count(directory, fail)
+  before = (directory / 'rejected.jsonl').read_text()
+  assert before.count('all are beyond it') == 5
+  table(tmp_path)
+  prepare_count(directory, fail)
+  assert (directory / 'rejected.jsonl').read_text() == before
+
+
+@pytest.mark.parametrize(
+  ('stream', 'value'),
+  [
+    (Stream('video/large', 'embedding', 1, 1), 1e5),
+    (COUNT, -1),
+    (COUNT, 70000),
+    (COUNT, 100),
+  ],
+  ids=['beyond float16', 'negative', 'beyond uint16', 'beyond its codes'],
+)
+@pytest.mark.filterwarnings('ignore:overflow:RuntimeWarning')
+def test_elements_that_a_record_cannot_hold_are_rejected(tmp_path, stream, value):
+  directory = table(tmp_path)
+  made = Given(stream, lambda clip: np.full((5, 1), value))
+  _, rejected = preparation.prepare_streams(directory, [made], workers=1)
+  assert len(rejected) == 5

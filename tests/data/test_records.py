@@ -63,3 +63,51 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
   with pytest.raises(ValueError, match='shape'):
     records.write_shard(tmp_path / 'x.tfrecord-00000-of-00001', TOKENS, rows)
   assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('stream', [TOKENS, MOTION], ids=lambda s: s.kind)
+def test_the_index_points_at_the_bytes_in_the_file(tmp_path, stream):
+  path = tmp_path / 'x.tfrecord-00000-of-00001'
+  rows = some_records(stream)
+  records.write_shard(path, stream, rows)
+  data = path.read_bytes()
+  for (offset, count), (_, elements) in zip(np.load(records.index_path(path)), rows, strict=True):
+    little = elements.astype(elements.dtype.newbyteorder('<')).tobytes()
+    assert count == len(elements) and data[offset : offset + len(little)] == little
+
+
+def test_a_record_is_a_plain_example(tmp_path):
+  tf = pytest.importorskip('tensorflow', reason='part of the extra "train"')
+  path = tmp_path / 'x.tfrecord-00000-of-00001'
+  rows = some_records(TOKENS)
+  records.write_shard(path, TOKENS, rows)
+  spec = {name: tf.io.FixedLenFeature([], tf.string) for name in ('id', 'elements')}
+  for serialized, (clip_id, elements) in zip(tf.data.TFRecordDataset(str(path)), rows, strict=True):
+    example = tf.io.parse_single_example(serialized, spec)
+    assert example['id'].numpy().decode() == clip_id
+    assert example['elements'].numpy() == elements.tobytes()
+
+
+def test_either_file_alone_is_refused(tmp_path):
+  for number in range(2):
+    path = tmp_path / f'x.tfrecord-0000{number}-of-00002'
+    records.write_shard(path, TOKENS, some_records(TOKENS))
+    (records.index_path(path), path)[number].unlink()
+    with pytest.raises(errors.DatasetError, match='missing or damaged'):
+      records.ShardReader(path, TOKENS)
+
+
+def test_a_shard_without_records_is_read(tmp_path):
+  path = tmp_path / 'x.tfrecord-00000-of-00001'
+  assert records.write_shard(path, TOKENS, []) == 0
+  assert len(records.ShardReader(path, TOKENS)) == 0
+
+
+def test_an_index_that_cannot_be_written_leaves_no_shard(tmp_path, monkeypatch):
+  def full(*arguments):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(records.np, 'save', full)
+  with pytest.raises(OSError, match='No space'):
+    records.write_shard(tmp_path / 'x.tfrecord-00000-of-00001', TOKENS, some_records(TOKENS))
+  assert list(tmp_path.iterdir()) == []

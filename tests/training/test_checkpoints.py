@@ -215,7 +215,6 @@ def test_a_run_of_another_architecture_is_refused_and_keeps_its_checkpoints(tmp_
   np.testing.assert_array_equal(state['at'], expected(12)['at'])
 
 
-@pytest.mark.xfail(strict=True, reason='model.json is written before the checkpoint is compared')
 def test_a_run_that_is_refused_keeps_its_description(tmp_path):
   train(tmp_path)
   with pytest.raises(errors.BundleError):
@@ -283,9 +282,6 @@ def test_a_loss_that_is_not_finite_is_refused_where_it_is_logged(tmp_path):
   assert restore_arrays(tmp_path)[1] == 6
 
 
-@pytest.mark.xfail(
-  strict=True, reason='a checkpoint between two logged steps is saved without a look at the loss'
-)
 def test_the_checkpoint_that_is_kept_is_from_before_the_loss_went_wrong(tmp_path):
   with pytest.raises(errors.InputError, match='the loss is nan'):
     train(tmp_path, batches=Counting(poisoned=2 * 7), log_every=12)

@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from v2meow_jax import errors
+from v2meow_jax import errors, files
 from v2meow_jax.data import records
 from v2meow_jax.streams import Stream
 
@@ -46,15 +46,10 @@ def read_clips(directory: pathlib.Path) -> list[Clip]:
     raise errors.DatasetError(
       f'{directory}: no clips.jsonl there; it is not a prepared dataset, see v2meow prepare'
     )
-  clips = []
-  for number, line in enumerate(path.read_text().splitlines(), 1):
-    try:
-      clips.append(Clip(**json.loads(line)))
-    except (json.JSONDecodeError, TypeError) as error:
-      raise errors.DatasetError(
-        f'{path}, line {number}: not a clip ({error}); prepare the dataset again'
-      ) from error
-  return clips
+  try:
+    return [Clip(**row) for row in files.read_lines(path)]
+  except (ValueError, TypeError) as error:
+    raise errors.DatasetError(f'{path}: not a table of clips ({error}); prepare the dataset again') from error
 
 
 def read_streams(directory: pathlib.Path) -> dict[str, dict]:
@@ -96,6 +91,8 @@ class Dataset:
 
   def __init__(self, directory: str | pathlib.Path, split: str, streams: tuple[Stream, ...]):
     self.directory = pathlib.Path(directory)
+    if not streams:
+      raise errors.ConfigError(f'{directory}: no stream is asked for')
     self.streams = streams
     self.clips = [clip for clip in read_clips(self.directory) if clip.split == split]
     if not self.clips:

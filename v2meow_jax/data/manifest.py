@@ -24,7 +24,13 @@ def read(path: pathlib.Path) -> tuple[list[dict], list[dict]]:
     raise errors.DatasetError(f'{path}: no such manifest')
   rows, rejected, ids = [], [], set()
   splits: dict[str, str] = {}
-  for number, line in enumerate(path.read_text().splitlines(), 1):
+  try:
+    lines = path.read_text(encoding='utf-8').split('\n')
+  except UnicodeDecodeError as error:
+    raise errors.DatasetError(
+      f'{path}: not a text file in UTF-8 ({error.reason}); save it as such'
+    ) from error
+  for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
     row, reason = _parse(line, path.parent, ids)
@@ -50,6 +56,8 @@ def _parse(line: str, folder: pathlib.Path, ids: set[str]) -> tuple[dict, str]:
     return {}, f'not JSON: {error}'
   if not isinstance(row, dict) or not isinstance(row.get('id'), str) or not row['id']:
     return {}, 'no "id", which must be a string'
+  if not isinstance(row.setdefault('source', row['id']), str) or not row['source']:
+    return row, '"source" is not a string'
   if row['id'] in ids:
     return row, 'the id occurs twice'
   if not row.get('video') and not row.get('audio'):
@@ -63,7 +71,6 @@ def _parse(line: str, folder: pathlib.Path, ids: set[str]) -> tuple[dict, str]:
       row[key] = str((folder / row[key]).resolve())
       if not pathlib.Path(row[key]).is_file():
         return row, f'{key} {row[key]} does not exist'
-  row.setdefault('source', row['id'])
   return row, ''
 
 
@@ -76,8 +83,9 @@ def assign_splits(rows: list[dict], validation_share: float) -> dict[str, str]:
   free = sorted({row['source'] for row in rows} - given.keys(), key=order.clip_hash)
   below = int(validation_share * 2**64)
   chosen = {source: 'validation' if order.clip_hash(source) < below else 'train' for source in free}
-  if validation_share > 0 and len(free) > 1 and not given:
-    chosen[free[0]] = 'validation'
+  if free and not given:
+    if validation_share > 0 and len(free) > 1:
+      chosen[free[0]] = 'validation'
     chosen[free[-1]] = 'train'
   return given | chosen
 

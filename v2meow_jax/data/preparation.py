@@ -22,6 +22,7 @@ from v2meow_jax import errors, files
 from v2meow_jax.data import dataset, manifest, records
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.media.clip import MediaClip
+from v2meow_jax.streams import Stream
 
 
 def make_table(
@@ -49,7 +50,9 @@ def make_table(
       f'{directory}: it holds the clips of another manifest or other settings; name an empty directory'
     )
   files.write_lines(table, [dataclasses.asdict(clip) for clip in clips])
-  files.write_lines(directory / 'rejected.jsonl', rejected + unreadable)
+  report = directory / 'rejected.jsonl'
+  of_streams = [row for row in files.read_lines(report) if 'stream' in row] if report.exists() else []
+  files.write_lines(report, rejected + unreadable + of_streams)
   return clips
 
 
@@ -73,6 +76,23 @@ class _Job:
     return tuple(e for e in self.encoders if not records.index_path(self.path(e)).exists())
 
 
+def stored(stream: Stream, elements: np.ndarray) -> np.ndarray:
+  """Elements in the record's type.
+
+  Raises:
+    ValueError: some are not finite in it, or are no codes of the stream.
+  """
+  with np.errstate(over='ignore', invalid='ignore'):
+    cast = elements.astype(stream.dtype)
+  if stream.kind == 'tokens' and elements.size and not 0 <= elements.min() <= elements.max() < stream.codes:
+    raise ValueError(
+      f'{stream.name}: {elements.min()} to {elements.max()} are not all codes below {stream.codes}'
+    )
+  if not np.isfinite(elements).all() or not np.isfinite(cast).all():
+    raise ValueError(f'{stream.name}: values that are not finite in {stream.dtype}')
+  return cast
+
+
 def _run(job: _Job) -> list[dict]:
   """Makes a shard; returns what was rejected."""
   rejected = []
@@ -82,9 +102,7 @@ def _run(job: _Job) -> list[dict]:
     for encoder in job.todo:
       stream = encoder.stream
       try:
-        elements = np.asarray(encoder.encode_clip(media))
-        if not np.isfinite(elements).all():
-          raise errors.MediaError(f'clip {clip.id}: {stream.name} has values that are not finite')
+        elements = stored(stream, np.asarray(encoder.encode_clip(media)))
       except (errors.MediaError, ValueError) as error:
         elements = np.zeros((0, stream.width))
         rejected.append({'id': clip.id, 'stream': stream.name, 'reason': str(error)})
@@ -120,8 +138,8 @@ def prepare_streams(
   if entries:
     clips_a_shard = next(iter(entries.values()))['clips_a_shard']
   counts = dataset.shard_counts(clips, clips_a_shard)
-  encoders = [encoder for encoder in encoders if not _is_done(directory, entries, encoder)]
   for encoder in encoders:
+    _check_maker(directory, entries, encoder)
     _begin(directory, encoder)
   jobs = []
   for split, count in counts.items():
@@ -131,23 +149,28 @@ def prepare_streams(
       job = _Job(directory, tuple(encoders), split, shard, count, part)
       if job.todo:
         jobs.append(job)
-  rejected = _run_all(jobs, workers)
-  known = directory / 'rejected.jsonl'
-  earlier = [json.loads(line) for line in known.read_text().splitlines()] if known.exists() else []
-  files.write_lines(known, earlier + rejected)
+  rejected = _run_all(jobs, workers, directory / 'rejected.jsonl')
   for encoder in encoders:
     entries[encoder.stream.name] = _finish(directory, encoder, clips, counts, clips_a_shard)
     files.write_text(directory / 'streams.json', json.dumps(entries, indent=2, sort_keys=True) + '\n')
   return len(clips), rejected
 
 
-def _run_all(jobs: list[_Job], workers: int) -> list[dict]:
+def _run_all(jobs: list[_Job], workers: int, report: pathlib.Path) -> list[dict]:
+  """Runs the jobs and adds what they reject to the report, shard by shard: an interruption loses none."""
   rejected: list[dict] = []
+  earlier = files.read_lines(report) if report.exists() else []
+
+  def note(rows: list[dict]) -> None:
+    if rows:
+      rejected.extend(rows)
+      files.write_lines(report, earlier + rejected)
+
   if not jobs:
     return rejected
   if workers <= 1:
     for job in jobs:
-      rejected += _run(job)
+      note(_run(job))
     return rejected
   # Spawned: JAX and TensorFlow run threads that do not survive a fork.
   context = multiprocessing.get_context('spawn')
@@ -156,23 +179,20 @@ def _run_all(jobs: list[_Job], workers: int) -> list[dict]:
     with Progress(console=Console(stderr=True)) as progress:
       task = progress.add_task('preparing', total=len(jobs))
       for future in concurrent.futures.as_completed([pool.submit(_run, job) for job in jobs]):
-        rejected += future.result()
+        note(future.result())
         progress.advance(task)
   finally:
     pool.shutdown(cancel_futures=True)
   return rejected
 
 
-def _is_done(directory: pathlib.Path, entries: dict, encoder: Encoder) -> bool:
+def _check_maker(directory: pathlib.Path, entries: dict, encoder: Encoder) -> None:
   entry = entries.get(encoder.stream.name)
-  if entry is None:
-    return False
-  if entry['made_by'] != json.loads(json.dumps(encoder.identity)):
+  if entry is not None and entry['made_by'] != json.loads(json.dumps(encoder.identity)):
     raise errors.DatasetError(
       f'{directory}: stream {encoder.stream.name!r} is there already, made by another encoder or other '
       'weights; use another directory, or delete that stream and its entry in streams.json'
     )
-  return True
 
 
 def _begin(directory: pathlib.Path, encoder: Encoder) -> None:

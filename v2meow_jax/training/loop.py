@@ -6,7 +6,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -66,7 +66,12 @@ def prefetch(iterator: Iterator[Batch], ahead: int = 2) -> Generator[Batch]:
         if stopped.is_set():
           return
     except BaseException as error:  # handed to the consumer
-      items.put(error)
+      while not stopped.is_set():
+        try:
+          items.put(error, timeout=0.1)
+          return
+        except queue.Full:
+          continue
 
   threading.Thread(target=fill, daemon=True).start()
   try:
@@ -90,6 +95,16 @@ def evaluate(
   return metrics.mean(rows, weights)
 
 
+def _check_finite(run_dir: epath.Path, rows: list[dict], step: int) -> None:
+  """Raises `errors.InputError` where one of the last steps' losses, up to `step`, is not finite."""
+  for number, row in enumerate(rows, step - len(rows) + 1):
+    if not np.isfinite(row['loss']):
+      raise errors.InputError(
+        f'{run_dir}: the loss is {float(row["loss"])} at step {number}; lower the learning rate; '
+        'the last checkpoint is kept'
+      )
+
+
 def train(
   *,
   run_dir: epath.PathLike,
@@ -105,6 +120,7 @@ def train(
   checkpoint_every: int = 200,
   keep: int = 2,
   stop_after_seconds: float | None = None,
+  started: Callable[[], None] | None = None,
 ) -> Any:
   """Trains to `total_steps`, from the latest checkpoint of `run_dir` where there is one.
 
@@ -123,6 +139,7 @@ def train(
     log_every, eval_every, checkpoint_every: in steps.
     keep: checkpoints kept.
     stop_after_seconds: stop as if interrupted after this time; None: never.
+    started: called once the run directory has been found fit to go on in.
 
   Returns:
     The final state.
@@ -132,15 +149,15 @@ def train(
     errors.InputError: the loss is not finite, or the run directory holds another architecture.
   """
   run_dir = epath.Path(run_dir)
-  partitioner.check_batch(batches.batch_size)
-  run_dir.mkdir(parents=True, exist_ok=True)
+  for source in filter(None, (batches, eval_batches)):
+    partitioner.check_batch(source.batch_size)
   about = trainable.describe() | {'data': batches.describe()}
-  (run_dir / 'model.json').write_text(json.dumps(about, indent=2) + '\n')
   root = jax.random.key(seed)
   began = time.monotonic()
 
   first = next(batches.start(0))
   init_args = (jax.random.fold_in(root, 0), first)
+  run_dir.mkdir(parents=True, exist_ok=True)
   checkpoints = Checkpoints(run_dir, keep)
   if checkpoints.latest() is not None:
     shardings, abstract = partitioner.state_sharding(trainable.init, *init_args)
@@ -148,6 +165,10 @@ def train(
   else:
     state, shardings = partitioner.init(trainable.init, *init_args)
     step, position = 0, 0
+  # Only now: a run of another architecture keeps its own description.
+  (run_dir / 'model.json').write_text(json.dumps(about, indent=2) + '\n')
+  if started is not None:
+    started()
 
   train_step = jax.jit(trainable.step, donate_argnums=0, out_shardings=(shardings, None))
   evaluate_step = jax.jit(trainable.evaluate)
@@ -168,16 +189,12 @@ def train(
         progress.advance(step)
         last = step == total_steps
         if step % log_every == 0 or last:
+          _check_finite(run_dir, pending, step)
           scalars = metrics.mean(jax.device_get(pending))
           pending.clear()
           now = time.monotonic()
           scalars['seconds_per_step'] = (now - logged_at) / (step - logged_step)
           logged_at, logged_step = now, step
-          if not np.isfinite(scalars['loss']):
-            raise errors.InputError(
-              f'{run_dir}: the loss is {scalars["loss"]} between steps {step - log_every} and {step}; '
-              'lower the learning rate; the last checkpoint is kept'
-            )
           writer.write(step, 'train', scalars)
           progress.note(step, 'train', scalars)
         if eval_batches is not None and (step % eval_every == 0 or last):
@@ -188,6 +205,7 @@ def train(
           logged_at += time.monotonic() - paused
         timed_out = stop_after_seconds is not None and time.monotonic() - began > stop_after_seconds
         if step % checkpoint_every == 0 or last or stop.received or timed_out:
+          _check_finite(run_dir, pending, step)
           checkpoints.save(step, state, position)
         if (stop.received or timed_out) and not last:
           raise Interrupted(
