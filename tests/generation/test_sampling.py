@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -105,3 +106,16 @@ def test_a_row_depends_on_its_own_key_and_logits_alone():
   # Rows with their own keys, and levels of a row, are drawn each on their own.
   assert len({tuple(row) for row in before}) == 4
   assert len(set(before[0])) > 1
+
+
+def test_suppressed_codes_are_never_drawn_at_their_level_and_remain_at_others():
+  logits = jnp.zeros((1, 2, 4))
+  chosen = sampling.Sampling(suppress=((0, 3), ()))
+  masked = np.asarray(sampling.suppressed(logits, jnp.arange(2), chosen))
+  assert np.isneginf(masked[0, 0]).tolist() == [True, False, False, True]
+  assert np.isfinite(masked[0, 1]).all()
+  # Flattened steps hold one level: the one that the caller says.
+  for level, count in ((0, 2), (1, 0), (5, 0)):
+    found = np.asarray(sampling.suppressed(logits[:, :1], jnp.asarray([level]), chosen))
+    assert np.isneginf(found).sum() == count
+  np.testing.assert_array_equal(sampling.suppressed(logits, jnp.arange(2), sampling.Sampling()), logits)
