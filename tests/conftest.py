@@ -1,6 +1,8 @@
 """Shared by all tests: the demo clip, and a bundle of small untrained networks."""
 
+import json
 import pathlib
+import shutil
 
 import pytest
 import small
@@ -16,3 +18,24 @@ def small_bundle(tmp_path_factory) -> pathlib.Path:
 def demo_clip() -> pathlib.Path:
   """The bundled real clip, 30 s long."""
   return small.ROOT / 'data' / 'demo' / 'big_buck_bunny.mp4'
+
+
+@pytest.fixture(scope='session')
+def small_dataset(small_bundle, demo_clip, tmp_path_factory) -> pathlib.Path:
+  """The demo clip twice, once in each split, with all streams by the small bundle; not to be changed."""
+  pytest.importorskip('tensorflow_datasets', reason='preparing is part of the extra "train"')
+  from v2meow_jax import prepare
+
+  folder = tmp_path_factory.mktemp('small_dataset')
+  rows = []
+  for name in ('a', 'b'):
+    shutil.copy(demo_clip, folder / f'{name}.mp4')
+    rows.append({'id': name, 'video': f'{name}.mp4'})
+  manifest = folder / 'manifest.jsonl'
+  manifest.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  streams = 'video/motion,audio/waveform,audio/semantic,audio/acoustic'
+  made = ('--clip_seconds=6', '--sample_rate=8000', '--workers=1', f'--bundle={small_bundle}')
+  assert (
+    prepare.main([f'--manifest={manifest}', f'--out={folder / "ds"}', f'--streams={streams}', *made]) == 0
+  )
+  return folder / 'ds'
