@@ -1,8 +1,12 @@
 """Shared by all tests: the demo clip, and a bundle of small untrained networks."""
 
 import json
+import os
 import pathlib
 import shutil
+
+# Before JAX is imported: with libtpu installed it would look for a TPU first.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import pytest
 import small

@@ -27,7 +27,7 @@ class Fixed:
   def describe(self):
     return self.made_by
 
-  def start(self, position):
+  def start(self, position, rows=None):
     del position
     while True:
       yield self.batch

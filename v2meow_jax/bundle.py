@@ -184,6 +184,17 @@ class Bundle:
         f'{self.directory / part["file"]}: not a safetensors file ({error})'
       ) from error
 
+  def network(self, name: str) -> dict[str, Any]:
+    """Weights of the codec or of a stage, by the name `codec` or the stage's.
+
+    Raises:
+      errors.BundleError: there is no such network.
+    """
+    parts = {'codec': self.about['codec']} | {part['stage']['name']: part for part in self.about['stages']}
+    if name not in parts:
+      raise errors.BundleError(f'{self.directory}: there is no network {name!r}, only {", ".join(parts)}')
+    return self._weights(parts[name])
+
   def codec(self) -> Codec:
     """The codec."""
     part = self.about['codec']

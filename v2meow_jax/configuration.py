@@ -20,7 +20,9 @@ MODULES = (
   'v2meow_jax.codec.codec',
   'v2meow_jax.codec.trainable',
   'v2meow_jax.models.trainable',
+  'v2meow_jax.training.guard',
   'v2meow_jax.training.optimizers',
+  'v2meow_jax.warm_start',
   'v2meow_jax.data.batches',
   'v2meow_jax.data.seqio_batches',
 )

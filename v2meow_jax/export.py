@@ -11,6 +11,7 @@ from v2meow_jax import __version__, bundle, cli, description, errors
 from v2meow_jax.codec.codec import Codec
 from v2meow_jax.encoders.semantic import SemanticEncoder
 from v2meow_jax.generation.sampling import Sampling
+from v2meow_jax.models import layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +41,13 @@ def read_run(directory: pathlib.Path) -> Run:
     raise errors.BundleError(f'{path}: damaged ({error})') from error
   from v2meow_jax.training.checkpoints import restore_arrays
 
-  state, step = restore_arrays(directory)
-  weights = state['params']
+  saved, step = restore_arrays(directory)
+  state = saved['trainable']
   if kind == 'codec':
     weights = {'params': state['params'], 'codebooks': state['books']['vectors']}
+  else:
+    # Averaged parameters where the run kept an average, as its evaluation does.
+    weights = layout.to_unrolled(state.get('ema', state['params']), about['transformer']['layers'])
   return Run(directory, kind, about, step, weights)
 
 

@@ -1,15 +1,21 @@
 """Mesh, logical axis rules, and compilation with shardings: `jax.jit` over `NamedSharding`.
 
-Parameters carry logical axis names (`embed`, `mlp`, `heads`, `vocab`, ...); a short table maps them
-to mesh axes. Names are T5X's.
+Parameters and activations carry logical axis names (`embed`, `mlp`, `heads`, `vocab`, ...); a short
+table maps them to mesh axes. Names are T5X's, and so are `PjitPartitioner`'s arguments where they fit.
 """
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gin
@@ -17,6 +23,8 @@ from v2meow_jax import errors
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
+# The first rule whose mesh axes are still free is taken: an activation's `embed` is whole, as its
+# `batch` already lies on `fsdp`.
 DEFAULT_RULES = (
   ('batch', ('data', 'fsdp')),
   ('length', None),
@@ -29,72 +37,208 @@ DEFAULT_RULES = (
 )
 
 
-@gin.register
+@gin.register(denylist=['devices'])
 @dataclasses.dataclass(frozen=True)
 class Partitioner:
   """Where arrays live.
 
   Attributes:
-    mesh_shape: devices along `data`, `fsdp` and `tensor`; one of them may be -1, for what is left.
+    ici_mesh_shape: devices along `data`, `fsdp` and `tensor` that a fast interconnect joins (a TPU
+      slice, a GPU node, or all of them where there is one network); one may be -1, for what is left.
+    dcn_mesh_shape: slices or hosts along the same axes, joined by the data-centre network. An axis has
+      the product of both.
     logical_axis_rules: pairs of a logical axis and the mesh axis or axes it is split over, or None.
+    devices: those of the mesh; all that there are by default.
   """
 
-  mesh_shape: tuple[int, int, int] = (-1, 1, 1)
+  ici_mesh_shape: tuple[int, int, int] = (-1, 1, 1)
+  dcn_mesh_shape: tuple[int, int, int] = (1, 1, 1)
   logical_axis_rules: tuple[tuple[str, Any], ...] = DEFAULT_RULES
+  devices: tuple[Any, ...] | None = None
 
-  @property
+  def __post_init__(self):
+    for name in ('ici_mesh_shape', 'dcn_mesh_shape'):
+      shape = getattr(self, name)
+      if len(shape) != len(MESH_AXES) or not all(isinstance(size, int) for size in shape):
+        raise errors.ConfigError(f'{name} {shape!r} is not three numbers, for {", ".join(MESH_AXES)}')
+    if min(self.dcn_mesh_shape) < 1:
+      raise errors.ConfigError(f'dcn_mesh_shape {self.dcn_mesh_shape} has a size below 1')
+    for rule in self.logical_axis_rules:
+      axes = () if len(rule) != 2 or rule[1] is None else (rule[1],) if isinstance(rule[1], str) else rule[1]
+      if len(rule) != 2 or not set(axes) <= set(MESH_AXES):
+        raise errors.ConfigError(
+          f'logical_axis_rules: {rule!r} does not name a logical axis and some of {", ".join(MESH_AXES)}'
+        )
+
+  @functools.cached_property
   def mesh(self) -> Mesh:
     """The mesh over all devices.
 
     Raises:
       errors.ConfigError: the shape does not fit the number of devices.
     """
-    shape, devices = list(self.mesh_shape), jax.device_count()
-    fixed = 1
-    for size in shape:
-      fixed *= size if size != -1 else 1
-    if (
-      min(shape) < -1
-      or 0 in shape
-      or shape.count(-1) > 1
-      or len(shape) != len(MESH_AXES)
-      or devices % max(fixed, 1)
-    ):
-      raise errors.ConfigError(f'mesh_shape {self.mesh_shape} does not fit {devices} devices')
-    shape = [devices // fixed if size == -1 else size for size in shape]
-    if shape[0] * shape[1] * shape[2] != devices:
-      raise errors.ConfigError(f'mesh_shape {self.mesh_shape} does not fit {devices} devices')
-    # Linen's logical constraints need Auto axes; make_mesh defaults to Explicit ones.
-    return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    devices = list(self.devices or jax.devices())
+    slices = math.prod(self.dcn_mesh_shape)
+    shape, fixed = list(self.ici_mesh_shape), math.prod(size for size in self.ici_mesh_shape if size != -1)
+    problem = errors.ConfigError(
+      f'ici_mesh_shape {self.ici_mesh_shape} and dcn_mesh_shape {self.dcn_mesh_shape} do not fit '
+      f'{len(devices)} devices; their product must be that number (-1: what is left)'
+    )
+    if min(shape) < -1 or 0 in shape or shape.count(-1) > 1 or len(devices) % max(fixed * slices, 1):
+      raise problem
+    shape = [len(devices) // (fixed * slices) if size == -1 else size for size in shape]
+    if math.prod(shape) * slices != len(devices):
+      raise problem
+    if slices == 1:
+      made = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+      # TPU slices number themselves; elsewhere a host is what the slower network joins.
+      numbered = len({getattr(device, 'slice_index', None) for device in devices}) > 1
+      try:
+        made = mesh_utils.create_hybrid_device_mesh(
+          shape, self.dcn_mesh_shape, devices, process_is_granule=not numbered
+        )
+      except ValueError as error:
+        raise errors.ConfigError(f'dcn_mesh_shape {self.dcn_mesh_shape}: {error}') from error
+    # Linen's logical constraints need Auto axes.
+    return Mesh(made, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+  @property
+  def platform(self) -> str:
+    """`cpu`, `gpu` or `tpu`."""
+    return self.mesh.devices.flat[0].platform
+
+  @property
+  def replicated(self) -> NamedSharding:
+    """The whole of an array on every device."""
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  def spec(self, axes: tuple[str | None, ...]) -> PartitionSpec:
+    """Where dimensions with these logical names lie."""
+    found = nn.logical_to_mesh_axes(axes, list(self.logical_axis_rules))
+    return PartitionSpec() if found is None else found
 
   def batch_sharding(self) -> NamedSharding:
     """Examples over the data axes."""
-    return NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp')))
+    return NamedSharding(self.mesh, self.spec(('batch',)))
 
-  def check_batch(self, batch_size: int) -> None:
+  def check_batch(self, batch_size: int, microbatches: int = 1) -> None:
     """Raises `errors.ConfigError` where the batch does not divide over the data axes."""
-    shape = dict(self.mesh.shape)
-    ways = shape['data'] * shape['fsdp']
-    if batch_size % ways:
+    (axes,) = tuple(self.spec(('batch',))) or (None,)
+    names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+    ways = math.prod(self.mesh.shape[name] for name in names)
+    if batch_size % (ways * microbatches):
+      each = f' in {microbatches} microbatches' if microbatches > 1 else ''
       raise errors.ConfigError(
-        f'batch_size {batch_size} does not divide over {ways} devices; make it a multiple'
+        f'batch_size {batch_size} does not divide over {ways} devices{each}; make it a multiple of '
+        f'{ways * microbatches}'
       )
 
-  def shard(self, batch: dict) -> dict:
-    """Puts a host's batch on the devices."""
-    return jax.device_put(batch, self.batch_sharding())
+  def local_rows(self, batch_size: int) -> np.ndarray:
+    """Numbers of the examples of a global batch that this host's devices hold, ascending."""
+    places = self.batch_sharding().addressable_devices_indices_map((batch_size,))
+    every = np.arange(batch_size)
+    return np.unique(np.concatenate([every[index] for index in places.values() if index is not None]))
+
+  def shard(self, batch: dict, batch_size: int | None = None) -> dict:
+    """Puts a host's rows of a batch on its devices, as its part of the global batch.
+
+    Args:
+      batch: arrays with the rows `local_rows(batch_size)`.
+      batch_size: of the global batch; by default the rows are all of it.
+    """
+    sharding = self.batch_sharding()
+    if jax.process_count() == 1:
+      return jax.device_put(batch, sharding)
+    if batch_size is None:
+      batch_size = len(next(iter(batch.values())))
+      rows = np.arange(batch_size)
+    else:
+      rows = self.local_rows(batch_size)
+
+    def place(values):
+      def part(index):
+        start, stop, _ = index[0].indices(batch_size)
+        first = np.searchsorted(rows, start)
+        return values[first : first + stop - start]
+
+      return jax.make_array_from_callback((batch_size, *values.shape[1:]), sharding, part)
+
+    return {name: place(np.asarray(values)) for name, values in batch.items()}
+
+  @contextlib.contextmanager
+  def active(self) -> Iterator[None]:
+    """Makes `constrain` and `current` mean this partitioner while a function is traced."""
+    token = _current.set(self)
+    try:
+      yield
+    finally:
+      _current.reset(token)
+
+  def jit(self, function: Callable, **settings) -> Any:
+    """`jax.jit` of a function whose activations are constrained by this partitioner."""
+
+    @functools.wraps(function)
+    def traced(*args, **kwargs):
+      with self.active():
+        return function(*args, **kwargs)
+
+    return jax.jit(traced, **settings)
 
   def state_sharding(self, init: Callable, *args) -> tuple[Any, Any]:
-    """(shardings, abstract) of the state that `init(*args)` makes, without making it."""
+    """(shardings, abstract) of the state that `init(*args)` makes, without making it.
+
+    Raises:
+      errors.ConfigError: a dimension does not divide over the mesh axes it is split over.
+    """
     boxed = jax.eval_shape(init, *args)
-    shardings = nn.logical_to_mesh_sharding(
-      nn.get_partition_spec(boxed), self.mesh, list(self.logical_axis_rules)
+
+    def place(path, leaf):
+      spec = PartitionSpec()
+      # Statistics of a factored optimiser have a parameter's names and fewer dimensions: they stay whole.
+      if isinstance(leaf, nn.LogicallyPartitioned) and len(leaf.names) == leaf.value.ndim:
+        spec = self.spec(leaf.names)
+        for size, axes in zip(leaf.value.shape, spec, strict=False):
+          names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+          ways = math.prod(self.mesh.shape[name] for name in names)
+          if size % ways:
+            raise errors.ConfigError(
+              f'{jax.tree_util.keystr(path)} {leaf.value.shape}: {size} does not divide over the {ways} '
+              f'devices along {" x ".join(names)}; change the mesh or the size'
+            )
+      return NamedSharding(self.mesh, spec)
+
+    shardings = jax.tree_util.tree_map_with_path(
+      place, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
     )
-    plain = nn.unbox(boxed)
-    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), plain, shardings)
+    abstract = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), shardings
+    )
     return shardings, abstract
 
   def init(self, init: Callable, *args) -> tuple[Any, Any]:
     """(state, shardings): the state made where it will live, unboxed."""
     shardings, _ = self.state_sharding(init, *args)
-    return jax.jit(lambda *a: nn.unbox(init(*a)), out_shardings=shardings)(*args), shardings
+    return self.jit(lambda *a: nn.unbox(init(*a)), out_shardings=shardings)(*args), shardings
+
+
+_current: contextvars.ContextVar[Partitioner | None] = contextvars.ContextVar('partitioner', default=None)
+
+
+def current() -> Partitioner | None:
+  """The partitioner under which a function is being traced."""
+  return _current.get()
+
+
+def platform() -> str:
+  """Platform that is being compiled for: the current mesh's, which need not be at hand."""
+  partitioner = _current.get()
+  return partitioner.platform if partitioner else jax.default_backend()
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+  """`x` with its dimensions where the current partitioner puts these logical axes; `x` itself without one."""
+  partitioner = _current.get()
+  if partitioner is None or partitioner.mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, NamedSharding(partitioner.mesh, partitioner.spec(axes)))

@@ -46,7 +46,7 @@ def by_loop(q, k, v, prefix, bias=None, out_gradient=None):
 
 
 CASES = [(9, 0, 4), (9, 3, 4), (9, 9, 4), (10, 2, 8), (7, 6, 256), (5, 0, 1), (1, 0, 256)]
-apply = jax.jit(attention.prefix_causal, static_argnames=('prefix', 'bias', 'block'))
+apply = jax.jit(attention.blockwise, static_argnames=('prefix', 'bias', 'block'))
 
 
 @pytest.mark.parametrize(('length', 'prefix', 'block'), CASES)
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_the_masked_softmax(length, prefix, block):
 
   @functools.partial(jax.jit, static_argnums=())
   def gradients(q, k, v):
-    loss = lambda *x: jnp.sum(attention.prefix_causal(*x, prefix, block=block) * weight)  # noqa: E731
+    loss = lambda *x: jnp.sum(attention.blockwise(*x, prefix, block=block) * weight)  # noqa: E731
     return jax.grad(loss, (0, 1, 2))(q, k, v)
 
   for found, expected in zip(gradients(q, k, v), by_loop(q, k, v, prefix, None, weight), strict=True):

@@ -47,7 +47,7 @@ def params(config):
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(config, params, x, positions):
-  return Transformer(config).apply(params, x, positions, PREFIX)[0]
+  return Transformer(config).apply(params, x, positions, PREFIX)
 
 
 @pytest.mark.parametrize('config', [ROPE, RELATIVE], ids=['rope', 'relative'])
@@ -86,7 +86,7 @@ def test_dropout_differs_by_key_and_is_off_unless_asked_for():
 
   @jax.jit
   def dropped(key):
-    return Transformer(ROPE).apply(params(ROPE), x, positions, PREFIX, False, rngs={'dropout': key})[0]
+    return Transformer(ROPE).apply(params(ROPE), x, positions, PREFIX, False, rngs={'dropout': key})
 
   one, again, other = (dropped(jax.random.key(seed)) for seed in (1, 1, 2))
   np.testing.assert_array_equal(one, again)

@@ -13,15 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import simple
 
 from v2meow_jax import errors
 from v2meow_jax.training import loop
 from v2meow_jax.training.checkpoints import Checkpoints, restore_arrays
+from v2meow_jax.training.guard import Guard
+from v2meow_jax.training.prefetch import prefetch
 
 STEPS = 24
 
 
-class Regression:
+class Regression(simple.Simple):
   """Least squares with noise in every step, so that wrong keys would show."""
 
   def __init__(self, width=5, rate=0.05):
@@ -64,7 +67,8 @@ class Numbered:
   def describe(self):
     return {}
 
-  def start(self, position):
+  def start(self, position, rows=None):
+    assert rows is None or list(rows) == [0, 1, 2, 3]
     while True:
       if self.fail_at is not None and position >= self.fail_at:
         raise OSError('the disk went away')
@@ -129,7 +133,7 @@ def test_a_killed_process_is_resumed_to_the_same_bits(tmp_path, undisturbed):
   child = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL)
   deadline = time.monotonic() + 120
   # Killed as soon as one checkpoint is committed, in the middle of whatever comes next.
-  while Checkpoints(tmp_path).latest() is None and time.monotonic() < deadline:
+  while Checkpoints(tmp_path, read_only=True).latest() is None and time.monotonic() < deadline:
     time.sleep(0.3)
   child.kill()
   assert child.wait() == -signal.SIGKILL
@@ -158,14 +162,15 @@ def test_checkpoints_are_not_overwritten_by_the_next_steps(tmp_path):
   state = trainable.init(jax.random.fold_in(root, 0), first)
   step = jax.jit(trainable.step)
   saved = Checkpoints(tmp_path)
-  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+  whole = {'trainable': state, 'guard': Guard().init()}
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), whole)
   batch = first
   for n in range(12):
     state, _ = step(state, batch, jax.random.fold_in(jax.random.fold_in(root, 1), n))
     batch = next(batches)
-    restored, at, position = saved.restore(shapes, n + 1)
-    assert (at, position) == (n + 1, 4 * (n + 1))
-    same(restored, jax.device_get(state))
+    restored, about = saved.restore(shapes, n + 1)
+    assert (about['step'], about['position']) == (n + 1, 4 * (n + 1))
+    same(restored['trainable'], jax.device_get(state))
 
 
 def test_another_architecture_is_refused(tmp_path):
@@ -175,14 +180,14 @@ def test_another_architecture_is_refused(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(tmp_path):
-  with pytest.raises(errors.InputError, match='the loss is nan at step 14'):
+  with pytest.raises(errors.InputError, match='5 steps in a row from step'):
     train(tmp_path, batches=Numbered(poison_at=4 * 13))
   state, step = restore_arrays(tmp_path)
-  assert step == 10 and np.isfinite(state['params']['w']).all()
+  assert step == 10 and np.isfinite(state['trainable']['params']['w']).all()
 
 
 def test_prefetch_keeps_order_and_ends():
-  assert list(loop.prefetch(iter([{'n': n} for n in range(20)]))) == [{'n': n} for n in range(20)]
+  assert list(prefetch(iter([{'n': n} for n in range(20)]))) == [{'n': n} for n in range(20)]
 
 
 def test_tensorboard_reads_the_events(tmp_path):

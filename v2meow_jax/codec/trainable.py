@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float
 
 import gin
-from v2meow_jax import description, linen
+from v2meow_jax import description, errors, linen
 from v2meow_jax.codec import losses, quantizer
 from v2meow_jax.codec.codec import CodecConfig
 
@@ -42,6 +42,30 @@ class CodecTrainable:
   commitment_weight: float = 0.25
   windows: tuple[int, ...] = (512, 1024, 2048)
 
+  layout = 'unrolled'
+  microbatches = 1
+
+  def with_layout(self, layout: str) -> 'CodecTrainable':
+    """Itself: there is but one layout."""
+    if layout != self.layout:
+      raise errors.ConfigError(f'a codec has no layout {layout!r}')
+    return self
+
+  def relayout(self, tree, layout: str):
+    """The tree: there is but one layout."""
+    self.with_layout(layout)
+    return tree
+
+  def tokens(self, batch: dict) -> int:
+    """Tokens that a batch is coded in."""
+    size, samples = batch[self.stream].shape[:2]
+    return size * (samples // self.config.network.hop) * self.config.quantizer.levels
+
+  def flops(self, batch: dict) -> float | None:
+    """Unknown: convolutions of many shapes have no short formula."""
+    del batch
+    return None
+
   def init(self, rng: Array, batch: dict) -> dict:
     """The state of step 0."""
     network = self.config.build()
@@ -59,7 +83,7 @@ class CodecTrainable:
   def _audio(self, batch: dict) -> Float[Array, 'batch samples channels']:
     audio = batch[self.stream]
     samples = audio.shape[1] - audio.shape[1] % self.config.network.hop
-    return audio[:, :samples].astype(jnp.float32) / 32768.0
+    return audio[:, :samples].astype(float) / 32768.0
 
   def _losses(self, audio, target) -> tuple[Array, dict]:
     flat = lambda x: jnp.swapaxes(x, 1, 2).reshape(-1, x.shape[1])  # noqa: E731 (channels as examples)
@@ -105,6 +129,7 @@ class CodecTrainable:
     share, perplexity = quantizer.usage(codes, config.codes)
     metrics |= {
       'grad_norm': optax.global_norm(grads),
+      'param_norm': optax.global_norm(state['params']),
       'codebook_used_in_batch': jnp.mean(share),
       'perplexity_first': perplexity[0],
       'perplexity_last': perplexity[-1],
@@ -145,3 +170,12 @@ class CodecTrainable:
   def weights(self, state: dict) -> dict:
     """The part of the state that a bundle holds."""
     return {'params': state['params'], 'codebooks': state['books'].vectors}
+
+  def with_weights(self, state: dict, weights: dict) -> dict:
+    """A fresh state that begins with these weights; its codebooks are not fitted anew."""
+    config = self.config.quantizer
+    uses = jnp.full((config.levels, config.codes), max(config.dead_below, 1.0))
+    books = quantizer.Codebooks(
+      vectors=weights['codebooks'], counts=uses, sums=weights['codebooks'] * uses[..., None]
+    )
+    return state | {'step': jnp.int32(self.warmup_steps), 'params': weights['params'], 'books': books}

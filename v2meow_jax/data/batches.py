@@ -5,7 +5,7 @@ A batch is a dictionary of what `streams.crop` returns for every stream, with a 
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -87,11 +87,12 @@ class ClipBatches:
     dataset = self.source().dataset
     return {stream.name: dataset.identity(stream) for stream in dataset.streams}
 
-  def start(self, position: int) -> Iterator[dict[str, np.ndarray]]:
-    """Batches from example number `position` on, without end."""
+  def start(self, position: int, rows: Sequence[int] | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """Batches from example number `position` on, without end; of each the given rows, or all."""
     source = self.source()
+    rows = range(self.batch_size) if rows is None else rows
     while True:
-      examples = [source[n] for n in range(position, position + self.batch_size)]
+      examples = [source[position + int(row)] for row in rows]
       yield {key: np.stack([example[key] for example in examples]) for key in examples[0]}
       position += self.batch_size
 

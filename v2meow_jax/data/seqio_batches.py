@@ -1,7 +1,7 @@
 """Batches through SeqIO, named here so that SeqIO and TensorFlow are imported only where they are used."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -34,12 +34,13 @@ class SeqioBatches:
     """What made each stream."""
     return stage_batches(self.stage, self.dataset_dir, self.batch_size, self.split, self.seed).describe()
 
-  def start(self, position: int) -> Iterator[dict[str, np.ndarray]]:
-    """Batches from example number `position` on, without end."""
+  def start(self, position: int, rows: Sequence[int] | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """Batches from example number `position` on, without end; of each the given rows, or all."""
     try:
       from v2meow_jax.data import seqio_tasks
     except ModuleNotFoundError as error:
       raise errors.ConfigError(
         f'SeqioBatches needs {error.name}; install the extra "train", or use stage_batches instead'
       ) from error
-    return seqio_tasks.iterate(self.stage, self.dataset_dir, self.batch_size, self.split, self.seed, position)
+    share = (self.batch_size, tuple(range(self.batch_size) if rows is None else map(int, rows)))
+    return seqio_tasks.iterate(self.stage, self.dataset_dir, share, self.split, self.seed, position)

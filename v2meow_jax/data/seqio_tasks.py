@@ -27,18 +27,25 @@ class ClipSource(seqio.DataSource):
   Args:
     sources: by split.
     start: number of the first example.
+    share: (batch size, rows) where of each batch only some rows are wanted: a host's part.
     epochs: epochs to yield; None: without end. SeqIO's own `num_epochs` repeats what has been yielded,
       crops and order included, so it is left at 1.
   """
 
-  def __init__(self, sources: Mapping[str, CropSource], start: int = 0, epochs: int | None = 1):
+  def __init__(
+    self,
+    sources: Mapping[str, CropSource],
+    start: int = 0,
+    epochs: int | None = 1,
+    share: tuple[int, tuple[int, ...]] = (1, (0,)),
+  ):
     super().__init__(
       splits=tuple(sources),
       num_input_examples={split: len(source.dataset.clips) for split, source in sources.items()},
       caching_permitted=False,
       performs_internal_shuffling=True,
     )
-    self._sources, self._start, self._epochs = dict(sources), start, epochs
+    self._sources, self._start, self._epochs, self._share = dict(sources), start, epochs, share
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -79,7 +86,11 @@ class ClipSource(seqio.DataSource):
         example[f'{stream.name}/offset'] = tf.ensure_shape(offset, (1,))
       return example
 
-    numbers = tf.data.Dataset.range(self._start, stop)
+    batch_size, rows = self._share
+    numbers = tf.data.Dataset.range(self._start, stop, batch_size)
+    if batch_size > 1:
+      offsets = tf.constant(rows, tf.int64)
+      numbers = numbers.flat_map(lambda first: tf.data.Dataset.from_tensor_slices(first + offsets))
     if shard_info is not None and shard_info.num_shards > 1:
       numbers = numbers.filter(lambda n: tf.math.floormod(n, shard_info.num_shards) == shard_info.index)
     return numbers.map(restore, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -109,13 +120,17 @@ def feature_lengths(stage: Stage) -> dict[str, int]:
 
 
 def make_task(
-  name: str, sources: Mapping[str, CropSource], start: int = 0, epochs: int | None = 1
+  name: str,
+  sources: Mapping[str, CropSource],
+  start: int = 0,
+  epochs: int | None = 1,
+  share: tuple[int, tuple[int, ...]] = (1, (0,)),
 ) -> seqio.Task:
   """A task over the streams of the sources; `seqio.TaskRegistry.add` takes the same parts."""
   streams = next(iter(sources.values())).dataset.streams
   return seqio.Task(
     name,
-    ClipSource(sources, start, epochs),
+    ClipSource(sources, start, epochs, share),
     output_features(streams),
     preprocessors=[],
     shuffle_buffer_size=None,
@@ -164,13 +179,27 @@ class StageFeatureConverter(seqio.FeatureConverter):
 
 
 def iterate(
-  stage: Stage, dataset_dir: str, batch_size: int, split: str, seed: int, position: int
+  stage: Stage,
+  dataset_dir: str,
+  share: tuple[int, tuple[int, ...]],
+  split: str,
+  seed: int,
+  position: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches of a stage through SeqIO, from example number `position` on, without end."""
-  source = stage_batches(stage, dataset_dir, batch_size, split, seed).source()
-  task = make_task(f'{stage.name}_{split}', {split: source}, position, epochs=None)
+  """Rows of the batches of a stage through SeqIO, from example number `position` on, without end.
+
+  Args:
+    stage: whose streams and crop.
+    dataset_dir: of a prepared dataset.
+    share: (batch size, rows wanted of each batch).
+    split: `train` or `validation`.
+    seed: of order and crops.
+    position: number of the first example.
+  """
+  source = stage_batches(stage, dataset_dir, share[0], split, seed).source()
+  task = make_task(f'{stage.name}_{split}', {split: source}, position, epochs=None, share=share)
   lengths = feature_lengths(stage)
   # Shuffling and SeqIO's silent cache in memory would both undo the computed order.
   ds = task.get_dataset(lengths, split, shuffle=False, num_epochs=1, try_in_mem_cache=False)
   ds = StageFeatureConverter(stage)(ds, lengths)
-  return ds.batch(batch_size, drop_remainder=True).prefetch(2).as_numpy_iterator()
+  return ds.batch(len(share[1]), drop_remainder=True).prefetch(2).as_numpy_iterator()

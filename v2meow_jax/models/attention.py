@@ -4,9 +4,11 @@ With P the length of the prefix this is exactly
 
     concat(full(q[:P], k[:P], v[:P]), causal(q, k, v)[P:])
 
-so each part is a shape that flash kernels know. Softmax is in float32 whatever the inputs are.
+so each part is a shape that flash kernels know. Softmax is in float32, or wider where the inputs are.
 """
 
+import functools
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -14,8 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from v2meow_jax import partitioning
+
 # Index arrays of queries and keys -> an additive bias [heads, queries, keys].
 Bias = Callable[[Array, Array], Float[Array, 'heads q k']]
+
+IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'splash')
+
+
+def wide(x: Array) -> Array:
+  """`x` in float32, or in float64 where it is that: what sums, norms and softmax are taken in."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _scores(q: Float[Array, 'b q h d'], k: Float[Array, 'b k h d']) -> Float[Array, 'b h q k']:
+  kind = jnp.promote_types(q.dtype, jnp.float32)
+  return jnp.einsum('bqhd,bkhd->bhqk', q, k, preferred_element_type=kind) * q.shape[-1] ** -0.5
 
 
 def attend(
@@ -26,7 +42,7 @@ def attend(
   bias: Float[Array, 'h q k'] | None = None,
 ) -> Float[Array, 'b q h d']:
   """Scaled dot-product attention; `mask` is broadcast to [b, h, q, k], True where a key is seen."""
-  scores = jnp.einsum('bqhd,bkhd->bhqk', q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+  scores = _scores(q, k)
   if bias is not None:
     scores += bias
   if mask is not None:
@@ -41,22 +57,77 @@ def prefix_causal(
   v: Float[Array, 'b t h d'],
   prefix: int,
   bias: Bias | None = None,
-  block: int = 256,
+  implementation: str = 'auto',
 ) -> Float[Array, 'b t h d']:
   """Attention over a prefix of `prefix` elements and the causal sequence after it.
 
-  Queries after the prefix go in blocks, and a block reads only the keys up to its end: half of the
-  scores of a masked square are never computed, and none beyond a block are held.
+  Args:
+    q, k, v: queries, keys and values.
+    prefix: elements that all see each other.
+    bias: added to the scores; flash kernels here take none.
+    implementation: `cudnn` (NVIDIA, bfloat16 or float16), `splash` (TPU), `xla` (anywhere), or `auto`:
+      the platform's kernel where it applies.
+  """
+  chosen = choose(implementation, q.dtype, bias is not None)
+  if chosen == 'cudnn':
+    kernel = functools.partial(jax.nn.dot_product_attention, implementation='cudnn')
+    causal = kernel(q, k, v, is_causal=True)
+    if not prefix:
+      return causal
+    return jnp.concatenate([kernel(q[:, :prefix], k[:, :prefix], v[:, :prefix]), causal[:, prefix:]], 1)
+  if chosen == 'splash':
+    from v2meow_jax.models import splash
+
+    return splash.prefix_causal(q, k, v, prefix)
+  return blockwise(q, k, v, prefix, bias)
+
+
+def choose(implementation: str, dtype, biased: bool) -> str:
+  """The implementation that is used: a kernel gives way to `xla`, with a notice, where it does not apply."""
+  platform = partitioning.platform()
+  kernel = {'gpu': 'cudnn', 'cuda': 'cudnn', 'tpu': 'splash'}.get(platform, 'xla')
+  wanted = kernel if implementation == 'auto' else implementation
+  if wanted == 'xla':
+    return 'xla'
+  reason = ''
+  if wanted != kernel:
+    reason = f'it does not run on {platform}'
+  elif biased:
+    reason = 'it takes no relative position bias'
+  elif wanted == 'cudnn' and jnp.dtype(dtype).itemsize != 2:
+    reason = f'it does not take {jnp.dtype(dtype).name}'
+  if not reason:
+    return wanted
+  warnings.warn(f'attention: {reason}, so "xla" is used instead of "{wanted}"', stacklevel=2)
+  return 'xla'
+
+
+def blockwise(
+  q: Float[Array, 'b t h d'],
+  k: Float[Array, 'b t h d'],
+  v: Float[Array, 'b t h d'],
+  prefix: int,
+  bias: Bias | None = None,
+  block: int = 256,
+) -> Float[Array, 'b t h d']:
+  """The form for any backend: queries after the prefix go in blocks, and a block reads only the keys up to
+  its end. Half of the scores of a masked square are never computed, and none beyond a block are held: the
+  gradient computes them again.
   """
   length = q.shape[1]
   parts = []
   bounds = [(0, prefix)] if prefix else []
   bounds += [(start, min(start + block, length)) for start in range(prefix, length, block)]
-  for start, stop in bounds:
+
+  def part(q, k, v, start, stop):
     rows, columns = np.arange(start, stop), np.arange(stop)
     mask = None if stop == prefix else jnp.asarray(columns <= rows[:, None])
     added = bias(jnp.asarray(rows), jnp.asarray(columns)) if bias else None
-    parts.append(attend(q[:, start:stop], k[:, :stop], v[:, :stop], mask, added))
+    return attend(q, k, v, mask, added)
+
+  for start, stop in bounds:
+    forgetful = jax.checkpoint(part, static_argnums=(3, 4))
+    parts.append(forgetful(q[:, start:stop], k[:, :stop], v[:, :stop], start, stop))
   return jnp.concatenate(parts, 1) if len(parts) > 1 else parts[0]
 
 
@@ -76,9 +147,7 @@ def decode(
   """
   capacity = cached_k.shape[1]
   seen = jnp.arange(capacity) < filled
-  scale = q.shape[-1] ** -0.5
-  old = jnp.einsum('bqhd,bkhd->bhqk', q, cached_k, preferred_element_type=jnp.float32) * scale
-  new = jnp.einsum('bqhd,bkhd->bhqk', q, k, preferred_element_type=jnp.float32) * scale
+  old, new = _scores(q, cached_k), _scores(q, k)
   if bias is not None:
     at = jnp.reshape(filled, (1,))
     old += bias(at, jnp.arange(capacity))
@@ -98,7 +167,7 @@ def rotate(x: Float[Array, 'b t h d'], positions: Float[Array, 'b t']) -> Float[
   frequency = 10000.0 ** (-np.arange(half) / half)
   angle = (positions[..., None] * frequency)[:, :, None, :]
   cos, sin = jnp.cos(angle), jnp.sin(angle)
-  first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+  first, second = wide(x[..., :half]), wide(x[..., half:])
   return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
 
 

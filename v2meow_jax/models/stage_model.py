@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from v2meow_jax import linen, stages
 from v2meow_jax.models import conditioning
 from v2meow_jax.models.transformer import LayerCache, Transformer, TransformerConfig
+from v2meow_jax.partitioning import constrain
 from v2meow_jax.stages import Stage
 
 
@@ -92,21 +93,24 @@ class StageModel(nn.Module):
     first = jnp.broadcast_to(self.first, (inputs.shape[0], 1, self.config.width))
     x = jnp.concatenate([prefix, first, inputs], 1)
     places = jnp.concatenate([places, self.step_positions(batch, jnp.arange(steps.shape[1]))], 1)
-    hidden, _ = self.transformer(x, places, prefix.shape[1], deterministic)
-    hidden = hidden[:, prefix.shape[1] :]
+    hidden = self.transformer(x, places, prefix.shape[1], deterministic)[:, prefix.shape[1] :]
     frames, depth = tokens.shape[1:]
     if target.pattern == 'flatten':
       hidden = hidden.reshape(hidden.shape[0], frames, depth, -1)
     else:
       hidden = jnp.stack([hidden[:, k : k + frames] for k in range(depth)], 2)
-    return jnp.einsum('bfkd,kdv->bfkv', hidden, self.head, preferred_element_type=jnp.float32)
+    return constrain(self._logits('bfkd,kdv->bfkv', hidden, self.head), 'batch', 'length', None, 'vocab')
+
+  def _logits(self, equation: str, hidden: Array, head: Array) -> Array:
+    kind = jnp.promote_types(hidden.dtype, jnp.float32)
+    return jnp.einsum(equation, hidden, head.astype(hidden.dtype), preferred_element_type=kind)
 
   def _step_logits(self, hidden: Float[Array, 'b width'], step) -> Float[Array, 'b k codes']:
     if self.stage.target.pattern == 'flatten':
       head = jax.lax.dynamic_index_in_dim(self.head, step % self.stage.target.depth, keepdims=True)
     else:
       head = self.head
-    return jnp.einsum('bd,kdv->bkv', hidden, head, preferred_element_type=jnp.float32)
+    return self._logits('bd,kdv->bkv', hidden, head)
 
   def prefill(
     self,
@@ -131,7 +135,7 @@ class StageModel(nn.Module):
     first = jnp.broadcast_to(self.first, (prefix.shape[0], 1, self.config.width))
     x = jnp.concatenate([prefix, first, self.embed_steps(known, jnp.asarray(valid))], 1)
     places = jnp.concatenate([places, self.step_positions(batch, jnp.arange(count + 1))], 1)
-    hidden, cache = self.transformer(x, places, prefix.shape[1])
+    hidden, cache = self.transformer.prefill(x, places, prefix.shape[1])
     room = ((0, 0), (0, capacity - x.shape[1]), (0, 0), (0, 0))
     cache = [(jnp.pad(k, room), jnp.pad(v, room)) for k, v in cache]
     return self._step_logits(hidden[:, -1], jnp.int32(count)), cache

@@ -9,9 +9,18 @@ from jaxtyping import Array, Float, Int
 
 import gin
 from v2meow_jax import errors, linen
-from v2meow_jax.models import attention
+from v2meow_jax.models import attention, layout
+from v2meow_jax.partitioning import constrain
 
 POSITIONS = ('rope', 'relative')
+DTYPES = ('float32', 'bfloat16', 'float64')
+
+# What the gradient of a layer keeps of its forward pass instead of computing it again; T5X's names.
+REMAT = {
+  'none': None,
+  'minimal': jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
 
 # A layer's keys and values, each [batch, capacity, heads, head dimension].
 LayerCache = tuple[Array, Array]
@@ -27,23 +36,32 @@ class TransformerConfig:
     width: of the residual stream.
     heads: attention heads; their dimension is width / heads.
     mlp: width of the feed-forward layer.
+    gated: the feed-forward layer has a gate: gelu(gate(x)) * up(x) instead of gelu(up(x)).
     positions: `rope` (rotary) or `relative` (T5's bucketed bias, one table for all layers).
     time_aligned: rotary positions are times, so that a video frame and a token of the same instant
       carry the same one; otherwise they count elements of the sequence. `rope` only.
     qk_norm: RMS normalisation of queries and keys.
     dropout: on embeddings and on each branch before it is added.
-    dtype: of activations, `float32` or `bfloat16`; parameters, softmax and loss are float32.
+    dtype: of activations, `float32` or `bfloat16`; parameters, norms, softmax and loss are float32
+      (`float64` makes those float64 too, where JAX has it enabled: for comparing meshes).
+    attention: `auto`, `xla`, `cudnn` or `splash`; see `attention.prefix_causal`.
+    scan_layers: one compiled layer run over stacked parameters: compiles faster, decodes slower.
+    remat: what is computed again for the gradient: `none`, `minimal` (all but matrix products) or `full`.
   """
 
   layers: int = 24
   width: int = 1024
   heads: int = 16
   mlp: int = 4096
+  gated: bool = True
   positions: str = 'rope'
   time_aligned: bool = True
   qk_norm: bool = True
   dropout: float = 0.0
   dtype: str = 'float32'
+  attention: str = 'auto'
+  scan_layers: bool = False
+  remat: str = 'none'
 
   def __post_init__(self):
     if min(self.layers, self.width, self.heads, self.mlp) < 1:
@@ -60,8 +78,20 @@ class TransformerConfig:
       raise errors.ConfigError('transformer: time_aligned needs positions "rope"')
     if not 0 <= self.dropout < 1:
       raise errors.ConfigError(f'transformer: dropout {self.dropout} is not in [0, 1)')
-    if self.dtype not in ('float32', 'bfloat16'):
-      raise errors.ConfigError(f'transformer: dtype {self.dtype!r} is not float32 or bfloat16')
+    for name, choices in (('dtype', DTYPES), ('attention', attention.IMPLEMENTATIONS), ('remat', REMAT)):
+      if getattr(self, name) not in choices:
+        raise errors.ConfigError(
+          f'transformer: {name} {getattr(self, name)!r} is not one of {", ".join(choices)}'
+        )
+
+  @property
+  def layout(self) -> str:
+    """How the layers lie in a tree of parameters; see `models.layout`."""
+    return 'scanned' if self.scan_layers else 'unrolled'
+
+  def for_inference(self) -> 'TransformerConfig':
+    """The same network without what only training needs: layers unrolled, nothing computed twice."""
+    return dataclasses.replace(self, scan_layers=False, remat='none')
 
 
 class RMSNorm(nn.Module):
@@ -72,7 +102,7 @@ class RMSNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
     scale = linen.parameter(self, 'scale', nn.initializers.ones, (self.axis,), (x.shape[-1],))
-    wide = x.astype(jnp.float32)
+    wide = attention.wide(x)
     wide *= jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + 1e-6)
     return (wide * scale).astype(x.dtype)
 
@@ -107,7 +137,8 @@ class Layer(nn.Module):
     self.out = Linear(config.width, ('heads', 'embed'), small)
     if config.qk_norm:
       self.query_norm, self.key_norm = RMSNorm('kv'), RMSNorm('kv')
-    self.gate = Linear(config.mlp, ('embed', 'mlp'))
+    if config.gated:
+      self.gate = Linear(config.mlp, ('embed', 'mlp'))
     self.up = Linear(config.mlp, ('embed', 'mlp'))
     self.down = Linear(config.width, ('mlp', 'embed'), small)
     self.dropout = nn.Dropout(config.dropout)
@@ -115,7 +146,10 @@ class Layer(nn.Module):
   def _qkv(self, x, positions):
     shape = (*x.shape[:2], self.config.heads, -1)
     x = self.attention_norm(x)
-    q, k, v = (f(x).reshape(shape) for f in (self.query, self.key, self.value))
+    q, k, v = (
+      constrain(f(x).reshape(shape), 'batch', 'length', 'heads', 'kv')
+      for f in (self.query, self.key, self.value)
+    )
     if self.config.qk_norm:
       q, k = self.query_norm(q), self.key_norm(k)
     if self.config.positions == 'rope':
@@ -126,13 +160,14 @@ class Layer(nn.Module):
     attended = attended.reshape(*x.shape[:2], -1)
     x = x + self.dropout(self.out(attended), deterministic=deterministic)
     y = self.mlp_norm(x)
-    y = self.down(nn.gelu(self.gate(y)) * self.up(y))
-    return x + self.dropout(y, deterministic=deterministic)
+    y = nn.gelu(self.gate(y)) * self.up(y) if self.config.gated else nn.gelu(self.up(y))
+    y = self.down(constrain(y, 'batch', 'length', 'mlp'))
+    return constrain(x + self.dropout(y, deterministic=deterministic), 'batch', 'length', 'embed')
 
   def __call__(self, x, positions, prefix: int, bias, deterministic: bool):
     q, k, v = self._qkv(x, positions)
-    x = self._finish(x, attention.prefix_causal(q, k, v, prefix, bias), deterministic)
-    return x, (k, v)
+    attended = attention.prefix_causal(q, k, v, prefix, bias, self.config.attention)
+    return self._finish(x, attended, deterministic), (k, v)
 
   def step(self, x, positions, cache: LayerCache, filled, bias):
     q, k, v = self._qkv(x, positions)
@@ -140,18 +175,38 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-  """The stack of layers; embeddings and heads are the stage model's."""
+  """The stack of layers; embeddings and heads are the stage model's.
+
+  A layer is called as a function of its parameters, so that one and the same code runs them one after
+  the other or by a scan, with or without computing them again for the gradient.
+  """
 
   config: TransformerConfig
 
   def setup(self):
-    # Named one by one: a checkpoint reads layer_0, layer_1, ...
-    self.layer = [Layer(self.config) for _ in range(self.config.layers)]
+    config = self.config
+    self.layer = Layer(config, parent=None)
+    if config.scan_layers:
+
+      def stacked(rng):
+        layers = {
+          f'layer_{i}': self._init_layer(key) for i, key in enumerate(jax.random.split(rng, config.layers))
+        }
+        return layout.to_scanned(layers)['layers']
+
+      self.layers = self.param('layers', stacked)
+    else:
+      # Named one by one: a checkpoint reads layer_0, layer_1, ...
+      self.layers = [self.param(f'layer_{i}', self._init_layer) for i in range(config.layers)]
     self.norm = RMSNorm()
-    self.dropout = nn.Dropout(self.config.dropout)
-    if self.config.positions == 'relative':
+    self.dropout = nn.Dropout(config.dropout)
+    if config.positions == 'relative':
       init = nn.initializers.normal(0.1)
-      self.relative = linen.parameter(self, 'relative_bias', init, (None, 'heads'), (32, self.config.heads))
+      self.relative = linen.parameter(self, 'relative_bias', init, (None, 'heads'), (32, config.heads))
+
+  def _init_layer(self, rng):
+    one = jnp.zeros((1, 1, self.config.width))
+    return self.layer.init(rng, one, jnp.zeros((1, 1)), 0, None, True)['params']
 
   def _bias(self):
     if self.config.positions != 'relative':
@@ -170,13 +225,40 @@ class Transformer(nn.Module):
     positions: Float[Array, 'batch length'],
     prefix: int,
     deterministic: bool = True,
+  ) -> Float[Array, 'batch length width']:
+    """Outputs of the whole sequence."""
+    return self._run(x, positions, prefix, deterministic, keep=False)[0]
+
+  def prefill(
+    self, x: Float[Array, 'batch length width'], positions: Float[Array, 'batch length'], prefix: int
   ) -> tuple[Float[Array, 'batch length width'], list[LayerCache]]:
     """Outputs of the whole sequence, and every layer's keys and values."""
-    x = self.dropout(x.astype(self.config.dtype), deterministic=deterministic)
-    bias, cache = self._bias(), []
-    for layer in self.layer:
-      x, kv = layer(x, positions, prefix, bias, deterministic)
-      cache.append(kv)
+    return self._run(x, positions, prefix, deterministic=True, keep=True)
+
+  def _run(self, x, positions, prefix: int, deterministic: bool, keep: bool):
+    config, bias, cache = self.config, self._bias(), []
+    x = constrain(
+      self.dropout(x.astype(config.dtype), deterministic=deterministic), 'batch', 'length', 'embed'
+    )
+    random = not deterministic and config.dropout > 0
+    keys = jax.random.split(self.make_rng('dropout'), config.layers) if random else [None] * config.layers
+
+    def run(x, params, key):
+      rngs = {} if key is None else {'dropout': key}
+      x, kv = linen.call(self.layer, params, x, positions, prefix, bias, deterministic, rngs=rngs)
+      return x, kv if keep else None
+
+    if config.remat != 'none':
+      # Inside a scan, common subexpressions are no danger to what is meant to be computed twice.
+      run = jax.checkpoint(run, policy=REMAT[config.remat], prevent_cse=not config.scan_layers)
+    if config.scan_layers:
+      scanned = (self.layers, keys) if random else (self.layers, None)
+      x, kv = jax.lax.scan(lambda x, layer: run(x, *layer), x, scanned)
+      cache = [(kv[0][i], kv[1][i]) for i in range(config.layers)] if keep else []
+    else:
+      for params, key in zip(self.layers, keys, strict=True):
+        x, kv = run(x, params, key)
+        cache.append(kv)
     return self.norm(x), cache
 
   def step(
@@ -188,9 +270,11 @@ class Transformer(nn.Module):
   ) -> tuple[Float[Array, 'batch 1 width'], list[LayerCache]]:
     """Output of one more element, the `filled`-th of the sequence, and its keys and values."""
     x = x.astype(self.config.dtype)
-    bias, new = self._bias(), []
-    for layer, layer_cache in zip(self.layer, cache, strict=True):
-      x, kv = layer.step(x, positions, layer_cache, filled, bias)
+    bias, new, layers = self._bias(), [], self.layers
+    if self.config.scan_layers:
+      layers = [jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(self.config.layers)]
+    for params, layer_cache in zip(layers, cache, strict=True):
+      x, kv = linen.call(self.layer, params, x, positions, layer_cache, filled, bias, method='step')
       new.append(kv)
     return self.norm(x), new
 

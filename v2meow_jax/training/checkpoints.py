@@ -1,5 +1,8 @@
 """Checkpoints of a run: the state and the data position, saved together by Orbax."""
 
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -7,8 +10,47 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
 
 from v2meow_jax import errors
+
+# What Orbax and TensorStore raise for files that are missing, cut short or not what they should be.
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, EOFError)
+
+
+def _bits(leaf: Any) -> Any:
+  """An array's bits as uint32."""
+  size = leaf.dtype.itemsize
+  if leaf.dtype == bool or size < 4:
+    kind = {1: np.uint8, 2: np.uint16}[size]
+    leaf = leaf.astype(kind) if leaf.dtype == bool else jax.lax.bitcast_convert_type(leaf, kind)
+    return leaf.astype(jnp.uint32)
+  return jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+
+
+def _paths(state: Any) -> list[tuple[str, Any]]:
+  return [
+    (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+  ]
+
+
+@jax.jit
+def _digest(state: Any) -> jax.Array:
+  total = jnp.uint32(0)
+  for name, leaf in _paths(state):
+    total += jnp.uint32(zlib.crc32(name.encode()) | 1) * jnp.sum(_bits(leaf), dtype=jnp.uint32)
+  return total
+
+
+def digest(state: Any) -> int:
+  """A checksum of a state's bits: sums modulo 2^32, so it is the same on every mesh."""
+  return int(_digest(state))
+
+
+def signature(state: Any) -> dict[str, list]:
+  """Path of every array -> its dtype and shape."""
+  return {name: [str(leaf.dtype), *leaf.shape] for name, leaf in _paths(state)}
 
 
 class Checkpoints:
@@ -19,58 +61,158 @@ class Checkpoints:
 
   Args:
     run_dir: the run's directory; the folder is made on the first save.
-    keep: checkpoints kept.
+    keep: latest checkpoints kept.
+    keep_best: checkpoints kept besides for the lowest validation loss.
+    keep_hours: one more is kept for every so many hours; 0: none.
+    read_only: nothing is made or removed.
   """
 
-  def __init__(self, run_dir: epath.PathLike, keep: int = 2):
-    self.path = epath.Path(run_dir) / 'checkpoints'
+  def __init__(
+    self,
+    run_dir: epath.PathLike,
+    keep: int = 2,
+    keep_best: int = 0,
+    keep_hours: float = 0.0,
+    read_only: bool = False,
+  ):
+    if keep < 1 or keep_best < 0 or keep_hours < 0:
+      raise errors.ConfigError('keep must be at least 1; keep_best and keep_hours cannot be negative')
+    path = epath.Path(run_dir) / 'checkpoints'
+    self.path = path if '://' in str(path) else path.resolve()
+    kept: list = [policies.LatestN(keep)]
+    if keep_best:
+      kept.append(
+        policies.BestN(
+          get_metric_fn=lambda metrics: metrics['loss'],
+          reverse=True,
+          n=keep_best,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
+    if keep_hours:
+      kept.append(policies.EveryNSeconds(max(1, round(keep_hours * 3600))))
     self._manager = ocp.CheckpointManager(
-      self.path.resolve() if '://' not in str(self.path) else self.path,
-      options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+      self.path,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(kept),
+        create=not read_only,
+        read_only=read_only,
+        cleanup_tmp_directories=not read_only,
+      ),
     )
 
   def latest(self) -> int | None:
     """Step of the newest complete checkpoint."""
     return self._manager.latest_step()
 
-  def save(self, step: int, state: Any, position: int) -> None:
-    """Saves in the background; returns once the state has been copied."""
+  def save(
+    self,
+    step: int,
+    state: Any,
+    position: int,
+    layout: str = 'unrolled',
+    metrics: dict[str, float] | None = None,
+  ) -> None:
+    """Saves in the background; returns once the state has been copied.
+
+    Args:
+      step: updates made.
+      state: tree of arrays.
+      position: number of the next example.
+      layout: how layers lie in the state; see `models.layout`.
+      metrics: of the last evaluation, by which the best are kept.
+    """
     if step in self._manager.all_steps():
       return
     # A copy: the next step donates these buffers, and on CPU the background save reads them in place.
     state = jax.tree.map(jnp.copy, state)
+    about = {
+      'step': step,
+      'position': position,
+      'layout': layout,
+      'digest': digest(state),
+      'arrays': signature(state),
+    }
     self._manager.save(
       step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), data=ocp.args.JsonSave({'step': step, 'position': position})
-      ),
+      args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(about)),
+      metrics={'loss': metrics['loss']} if metrics else None,
+      force=True,
     )
 
-  def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, int, int]:
-    """(state, step, position) of a checkpoint, the latest by default.
+  def restore(
+    self, abstract: Callable[[str], Any] | Any, step: int | None = None
+  ) -> tuple[Any, dict[str, Any]]:
+    """(state, about) of a checkpoint: the newest by default that is whole.
+
+    Damaged ones that are newer are reported and set aside.
 
     Args:
-      abstract_state: tree of `jax.ShapeDtypeStruct`, with shardings, that the state must match.
-      step: which one.
+      abstract: tree of `jax.ShapeDtypeStruct`, with shardings, that the state must match; or a function
+        from the layout that the checkpoint is in to such a tree.
+      step: which one; no other is tried.
+
+    Returns:
+      The state, and `step`, `position` and `layout` as they were saved.
 
     Raises:
-      errors.BundleError: there is none, or it holds another architecture.
+      errors.BundleError: there is none, all are damaged, or it holds another architecture.
     """
-    step = self.latest() if step is None else step
-    if step is None:
+    wanted = abstract if callable(abstract) else lambda layout: abstract
+    steps = sorted(self._manager.all_steps(), reverse=True) if step is None else [step]
+    if not steps:
       raise errors.BundleError(f'{self.path}: there is no complete checkpoint; train the run first')
-    try:
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()),
-      )
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-      reason = str(error).strip().splitlines()[0][:200]
+    damaged = []
+    for number in steps:
+      try:
+        about = self._about(number)
+        state = self._restore(number, about, wanted(about['layout']))
+      except errors.BundleError:
+        raise
+      except UNREADABLE as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        damaged.append((number, reason))
+        warnings.warn(f'{self.path}/{number}: the checkpoint is damaged ({reason})', stacklevel=2)
+        continue
+      self._set_aside([number for number, _ in damaged])
+      return state, about
+    raise errors.BundleError(
+      f'{self.path}: no checkpoint can be read; the newest, {damaged[0][0]}, is damaged ({damaged[0][1]}); '
+      'restore the folder from a backup, or train in another one'
+    )
+
+  def _about(self, step: int) -> dict[str, Any]:
+    return self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))['data']
+
+  def _restore(self, step: int, about: dict[str, Any], abstract: Any) -> Any:
+    ours, theirs = signature(abstract), about['arrays']
+    if ours != theirs:
+      name = next(n for n in sorted(ours | theirs) if ours.get(n) != theirs.get(n))
+      have, want = (' '.join(map(str, tree.get(name, ['none']))) for tree in (theirs, ours))
       raise errors.BundleError(
-        f'{self.path}/{step}: the checkpoint does not fit this configuration ({reason}); '
-        'use the configuration it was trained with, or another run directory'
-      ) from error
-    return restored['state'], restored['data']['step'], restored['data']['position']
+        f'{self.path}/{step}: the checkpoint does not fit this configuration ({name} is {have} there and '
+        f'{want} here); use the configuration it was trained with, or another run directory'
+      )
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+    state = self._manager.restore(step, args=args)['state']
+    if digest(state) != about['digest']:
+      raise ValueError('its checksum is another')
+    return state
+
+  def _set_aside(self, steps: list[int]) -> None:
+    """Removes damaged checkpoints from the folder, so that they do not count as the latest."""
+    if not steps or self._manager._options.read_only:
+      return
+    for step in steps:
+      if '://' in str(self.path):
+        self._manager.delete(step)  # an object store renames nothing
+      elif jax.process_index() == 0:
+        (self.path / str(step)).rename(self.path.parent / f'damaged_{step}')
+    self._manager.reload()
+
+  def wait(self) -> None:
+    """Waits for the save under way."""
+    self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits for the save under way."""
@@ -83,25 +225,39 @@ def abstract(state: Any) -> Any:
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
+def _steps(path: epath.Path) -> Iterator[int]:
+  with ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+    yield from sorted(manager.all_steps(), reverse=True)
+
+
 def restore_arrays(run_dir: epath.PathLike) -> tuple[dict, int]:
-  """(state, step) of a run's latest checkpoint as nested dictionaries of NumPy arrays, whatever it holds.
+  """(state, step) of a run's newest whole checkpoint as nested dictionaries of NumPy arrays, whatever it holds.
 
   Raises:
-    errors.BundleError: there is no complete checkpoint.
+    errors.BundleError: there is no complete checkpoint, or none can be read.
   """
   path = epath.Path(run_dir) / 'checkpoints'
+  path = path if '://' in str(path) else path.resolve()
   if not path.exists():
     raise errors.BundleError(f'{run_dir}: there is no checkpoint; train the run first')
-  with ocp.CheckpointManager(path.resolve(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-    step = manager.latest_step()
-    if step is None:
-      raise errors.BundleError(f'{run_dir}: there is no complete checkpoint; train the run first')
-    with ocp.PyTreeCheckpointer() as reader:
-      state = reader.restore(
-        path.resolve() / str(step) / 'state',
-        restore_args=jax.tree.map(
-          lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-          reader.metadata(path.resolve() / str(step) / 'state').item_metadata.tree,
-        ),
-      )
-  return state, step
+  found = False
+  for step in _steps(path):
+    found = True
+    try:
+      with ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+        about = manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))['data']
+      with ocp.PyTreeCheckpointer() as reader:
+        folder = path / str(step) / 'state'
+        tree = reader.metadata(folder).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = reader.restore(folder, restore_args=as_numpy)
+      if digest(state) != about['digest']:
+        raise ValueError('its checksum is another')
+      return state, about['step']
+    except UNREADABLE as error:
+      reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+      warnings.warn(f'{path}/{step}: the checkpoint is damaged ({reason})', stacklevel=2)
+  raise errors.BundleError(
+    f'{run_dir}: {"no checkpoint can be read" if found else "there is no complete checkpoint"}; '
+    'train the run first'
+  )

@@ -53,6 +53,11 @@ class MetricWriter:
     if self._events:
       self._events[0](step, {f'{split}/{name}': value for name, value in values.items()})
 
+  def forget_after(self, step: int) -> None:
+    """Drops the lines of later steps, which the run has gone back behind."""
+    self._lines = [line for line in self._lines if _step_of(line) <= step]
+    self._flush()
+
   def _flush(self) -> None:
     # Written whole each time: object stores append nothing, and the file stays small.
     self._path.write_text(''.join(line + '\n' for line in self._lines))
@@ -73,6 +78,19 @@ def _step_of(line: str) -> int:
 def mean(rows: list[dict], weights: list[float] | None = None) -> dict[str, float]:
   """Weighted mean of scalars over rows."""
   return {key: float(np.average([row[key] for row in rows], weights=weights)) for key in rows[0]}
+
+
+def summary(rows: list[dict]) -> dict[str, float]:
+  """Mean over the steps that counted, and the number of those that were skipped."""
+  counted = [row for row in rows if not row['skipped']] or rows
+  return mean(counted) | {'skipped': sum(row['skipped'] for row in rows)}
+
+
+class Silence:
+  """Takes the place of writer and progress where another process writes."""
+
+  def __getattr__(self, name):
+    return lambda *args, **kwargs: None
 
 
 class TrainingProgress:

@@ -1,0 +1,57 @@
+"""Two layouts of the same layers: `layer_0`, `layer_1`, ... each on its own, or all stacked in `layers`.
+
+Scanning over stacked layers compiles one layer instead of all; decoding wants each on its own. The
+functions here turn any tree that holds layers (parameters, moments, averages) from one into the other.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+LAYOUTS = ('unrolled', 'scanned')
+
+
+def _is_box(x: Any) -> bool:
+  return isinstance(x, nn.LogicallyPartitioned)
+
+
+def _is_stack(x: Any) -> bool:
+  return isinstance(x, dict) and ('layer_0' in x or 'layers' in x)
+
+
+def _stack_leaves(*leaves: Any) -> Any:
+  if _is_box(leaves[0]):
+    names = ('layers', *leaves[0].names)
+    return leaves[0].replace(value=_stack_leaves(*(leaf.value for leaf in leaves)), names=names)
+  # Adafactor's placeholder for a statistic that a parameter does not have: the same for any number of layers.
+  return leaves[0] if leaves[0].shape == (1,) else jnp.stack(leaves)
+
+
+def to_scanned(tree: Any) -> Any:
+  """Every `layer_0` ... `layer_n` stacked along a new first axis, under `layers`."""
+
+  def convert(node):
+    if not _is_stack(node) or 'layers' in node:
+      return node
+    count = sum(name.startswith('layer_') for name in node)
+    layers = [node[f'layer_{i}'] for i in range(count)]
+    rest = {name: value for name, value in node.items() if not name.startswith('layer_')}
+    return rest | {'layers': jax.tree.map(_stack_leaves, *layers, is_leaf=_is_box)}
+
+  return jax.tree.map(convert, tree, is_leaf=lambda x: _is_stack(x) or _is_box(x))
+
+
+def to_unrolled(tree: Any, count: int) -> Any:
+  """Inverse of `to_scanned`, of `count` layers."""
+
+  def convert(node):
+    if not _is_stack(node) or 'layers' not in node:
+      return node
+    rest = {name: value for name, value in node.items() if name != 'layers'}
+    for i in range(count):
+      rest[f'layer_{i}'] = jax.tree.map(lambda x, i=i: x if x.shape == (1,) else x[i], node['layers'])
+    return rest
+
+  return jax.tree.map(convert, tree, is_leaf=_is_stack)

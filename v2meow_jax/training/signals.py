@@ -1,0 +1,37 @@
+"""What a run is told from outside while it trains: to stop, or to trace itself."""
+
+import signal
+import threading
+
+
+class Signals:
+  """Notes signals while it is entered, instead of dying on them.
+
+  Attributes:
+    stop: SIGTERM or SIGINT came; a second SIGINT does not wait for the save.
+    trace: SIGUSR1 came: a profiler trace of the next steps is wanted. The taker resets it.
+  """
+
+  def __init__(self):
+    self.stop = False
+    self.trace = False
+
+  def __enter__(self):
+    self._old = {}
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        self._old[number] = signal.signal(number, self._note)
+    return self
+
+  def _note(self, number, frame):
+    del frame
+    if number == signal.SIGUSR1:
+      self.trace = True
+      return
+    if self.stop and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    self.stop = True
+
+  def __exit__(self, *exc):
+    for number, handler in self._old.items():
+      signal.signal(number, handler)
