@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 COMMANDS = {
@@ -12,6 +13,8 @@ COMMANDS = {
   'visualize': 'paired video for music, rendered from it',
   'fit-semantic': 'clusters for the semantic tokens, from a dataset',
   'train': 'a codec or a stage, configured by gin',
+  'precompile': 'what a training step needs, compiled but not run',
+  'plan': 'what a training step needs, estimated',
   'evaluate': 'a bundle on a dataset: losses, entropies, reconstruction',
   'export': 'runs to one bundle',
 }
@@ -28,6 +31,7 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
   """
   from v2meow_jax import errors
 
+  warnings.formatwarning = lambda message, *rest, **more: f'v2meow: {message}\n'
   debug = '--debug' in argv
   argv = [argument for argument in argv if argument != '--debug']
   try:

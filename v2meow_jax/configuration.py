@@ -1,12 +1,13 @@
 """gin from the command line, T5X's way: `--gin_file=F`, `--gin.NAME=VALUE`, `--gin_search_paths=A,B`."""
 
 import argparse
+import contextlib
 import importlib
 import logging
 import pathlib
 import re
 import tokenize
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import gin.config as gin_config
 
@@ -22,6 +23,7 @@ MODULES = (
   'v2meow_jax.models.trainable',
   'v2meow_jax.training.guard',
   'v2meow_jax.training.optimizers',
+  'v2meow_jax.samples',
   'v2meow_jax.warm_start',
   'v2meow_jax.data.batches',
   'v2meow_jax.data.seqio_batches',
@@ -125,6 +127,19 @@ def constructor_error(error: BaseException) -> str | None:
   return (
     f'the gin configuration, {calls[0].split(" ")[0]}: {(supplied or lines or [type(error).__name__])[0]}'
   )
+
+
+@contextlib.contextmanager
+def built() -> Iterator[None]:
+  """Around the call of a configurable: one sentence for what goes wrong while gin builds its arguments."""
+  try:
+    yield
+  except (TypeError, ValueError) as error:
+    # What goes wrong later, inside of the training, is no matter of gin's.
+    told = constructor_error(error)
+    if isinstance(error, errors.InputError) or told is None:
+      raise
+    raise errors.ConfigError(told) from error
 
 
 class explained:

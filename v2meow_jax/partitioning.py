@@ -9,7 +9,7 @@ import contextvars
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -78,17 +78,7 @@ class Partitioner:
       errors.ConfigError: the shape does not fit the number of devices.
     """
     devices = list(self.devices or jax.devices())
-    slices = math.prod(self.dcn_mesh_shape)
-    shape, fixed = list(self.ici_mesh_shape), math.prod(size for size in self.ici_mesh_shape if size != -1)
-    problem = errors.ConfigError(
-      f'ici_mesh_shape {self.ici_mesh_shape} and dcn_mesh_shape {self.dcn_mesh_shape} do not fit '
-      f'{len(devices)} devices; their product must be that number (-1: what is left)'
-    )
-    if min(shape) < -1 or 0 in shape or shape.count(-1) > 1 or len(devices) % max(fixed * slices, 1):
-      raise problem
-    shape = [len(devices) // (fixed * slices) if size == -1 else size for size in shape]
-    if math.prod(shape) * slices != len(devices):
-      raise problem
+    slices, shape = math.prod(self.dcn_mesh_shape), self.ici_shape(len(devices))
     if slices == 1:
       made = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     else:
@@ -102,6 +92,29 @@ class Partitioner:
         raise errors.ConfigError(f'dcn_mesh_shape {self.dcn_mesh_shape}: {error}') from error
     # Linen's logical constraints need Auto axes.
     return Mesh(made, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+  def ici_shape(self, devices: int) -> tuple[int, int, int]:
+    """`ici_mesh_shape` with what is left for so many devices filled in.
+
+    Raises:
+      errors.ConfigError: the shapes do not fit the number of devices.
+    """
+    slices = math.prod(self.dcn_mesh_shape)
+    shape, fixed = list(self.ici_mesh_shape), math.prod(size for size in self.ici_mesh_shape if size != -1)
+    fits = min(shape) >= -1 and 0 not in shape and shape.count(-1) <= 1
+    if fits:
+      shape = [devices // (fixed * slices) if size == -1 else size for size in shape]
+    if not fits or math.prod(shape) * slices != devices:
+      raise errors.ConfigError(
+        f'ici_mesh_shape {self.ici_mesh_shape} and dcn_mesh_shape {self.dcn_mesh_shape} do not fit '
+        f'{devices} devices; their product must be that number (-1: what is left)'
+      )
+    return tuple(shape)
+
+  def axis_sizes(self, devices: int) -> dict[str, int]:
+    """Size of every mesh axis for so many devices."""
+    shape = zip(self.ici_shape(devices), self.dcn_mesh_shape, strict=True)
+    return {axis: ici * dcn for axis, (ici, dcn) in zip(MESH_AXES, shape, strict=True)}
 
   @property
   def platform(self) -> str:
@@ -118,15 +131,19 @@ class Partitioner:
     found = nn.logical_to_mesh_axes(axes, list(self.logical_axis_rules))
     return PartitionSpec() if found is None else found
 
+  @staticmethod
+  def ways(spec: PartitionSpec, sizes: Mapping[str, int]) -> list[int]:
+    """Parts that each dimension of a spec is split into on a mesh of these sizes."""
+    named = [() if axes is None else (axes,) if isinstance(axes, str) else axes for axes in spec]
+    return [math.prod(sizes[name] for name in names) for names in named]
+
   def batch_sharding(self) -> NamedSharding:
     """Examples over the data axes."""
     return NamedSharding(self.mesh, self.spec(('batch',)))
 
   def check_batch(self, batch_size: int, microbatches: int = 1) -> None:
     """Raises `errors.ConfigError` where the batch does not divide over the data axes."""
-    (axes,) = tuple(self.spec(('batch',))) or (None,)
-    names = () if axes is None else (axes,) if isinstance(axes, str) else axes
-    ways = math.prod(self.mesh.shape[name] for name in names)
+    ways = self.ways(self.spec(('batch',)), self.mesh.shape)[0]
     if batch_size % (ways * microbatches):
       each = f' in {microbatches} microbatches' if microbatches > 1 else ''
       raise errors.ConfigError(
@@ -198,13 +215,11 @@ class Partitioner:
       # Statistics of a factored optimiser have a parameter's names and fewer dimensions: they stay whole.
       if isinstance(leaf, nn.LogicallyPartitioned) and len(leaf.names) == leaf.value.ndim:
         spec = self.spec(leaf.names)
-        for size, axes in zip(leaf.value.shape, spec, strict=False):
-          names = () if axes is None else (axes,) if isinstance(axes, str) else axes
-          ways = math.prod(self.mesh.shape[name] for name in names)
+        for size, ways in zip(leaf.value.shape, self.ways(spec, self.mesh.shape), strict=False):
           if size % ways:
             raise errors.ConfigError(
-              f'{jax.tree_util.keystr(path)} {leaf.value.shape}: {size} does not divide over the {ways} '
-              f'devices along {" x ".join(names)}; change the mesh or the size'
+              f'{jax.tree_util.keystr(path, simple=True, separator="/")} {leaf.value.shape}: {size} does '
+              f'not divide over {ways} devices (mesh {dict(self.mesh.shape)}); change the mesh or the size'
             )
       return NamedSharding(self.mesh, spec)
 

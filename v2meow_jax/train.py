@@ -9,6 +9,9 @@ import gin
 from v2meow_jax import cli, configuration, errors
 
 if TYPE_CHECKING:
+  import argparse
+  from collections.abc import Callable
+
   from v2meow_jax.partitioning import Partitioner
   from v2meow_jax.training.guard import Guard
   from v2meow_jax.training.protocols import Batches, Sampler, Trainable, WarmStart
@@ -37,6 +40,7 @@ def train(
   profile_steps: tuple[int, int] | None = None,
   stop_after_seconds: float | None = None,
   hang_seconds: float = 1800.0,
+  instead: 'Callable | None' = None,
 ):
   """Trains into `model_dir`, or goes on from the latest checkpoint there; see `training.loop.train`.
 
@@ -58,10 +62,15 @@ def train(
     profile_steps: (first, last) step of a profiler trace.
     stop_after_seconds: stop, resumable, after this time.
     hang_seconds: end the process after so long without progress.
+    instead: called with trainable, batches, partitioner and guard, in place of training.
   """
   from v2meow_jax.partitioning import Partitioner
   from v2meow_jax.training import loop
   from v2meow_jax.training.guard import Guard
+
+  partitioner, guard = partitioner or Partitioner(), guard or Guard()
+  if instead is not None:
+    return instead(trainable, batches, partitioner, guard)
 
   def started() -> None:
     (epath.Path(model_dir) / 'config.gin').write_text(gin.operative_config_str())
@@ -71,8 +80,8 @@ def train(
     trainable=trainable,
     batches=batches,
     eval_batches=eval_batches,
-    partitioner=partitioner or Partitioner(),
-    guard=guard or Guard(),
+    partitioner=partitioner,
+    guard=guard,
     warm_start=warm_start,
     sampler=sampler,
     seed=seed,
@@ -90,6 +99,16 @@ def train(
     stop_after_seconds=stop_after_seconds,
     hang_seconds=hang_seconds,
   )
+
+
+def inspect(args: 'argparse.Namespace', look: 'Callable') -> None:
+  """Calls `look(trainable, batches, partitioner, guard)` with what is configured, and trains nothing."""
+  # Neither is looked at, so neither need be given.
+  args.bindings = ['MODEL_DIR="none"', 'DATASET_DIR="none"', *args.bindings]
+  call = configuration.configurable(train)
+  configuration.load(args)
+  with configuration.built():
+    call(instead=look)
 
 
 STOPPED = 75  # EX_TEMPFAIL: not finished, run it again
@@ -114,36 +133,36 @@ def main(argv: list[str] | None = None) -> int:
   args = configuration.parse(parser, sys.argv[1:] if argv is None else argv)
   if (args.topology or args.slices != 1) and not args.dry_run:
     raise errors.ConfigError('--topology and --slices are for --dry_run')
+  if args.dry_run:
+    from v2meow_jax import precompile
+
+    return precompile.run(args)
   from v2meow_jax.training import distributed
 
-  distributed.initialize(
+  liveness = distributed.initialize(
     args.multiprocess,
     args.coordinator_address,
     args.process_count,
     args.process_index,
     args.heartbeat_seconds,
   )
-  call = configuration.configurable(train)
-  configuration.load(args)
-  from v2meow_jax.training.loop import Interrupted
 
-  try:
-    if args.dry_run:
-      from v2meow_jax import precompile
+  def work(_) -> int:
+    call = configuration.configurable(train)
+    configuration.load(args)
+    from v2meow_jax.training.loop import Interrupted
 
-      print(precompile.dry_run(args.topology, args.slices))
-    else:
-      call()
-  except Interrupted as stopped:
-    print(f'v2meow: {cli.first_part(stopped)}', file=sys.stderr)
-    return STOPPED
-  except (TypeError, ValueError) as error:
-    # Of a constructor: gin says which. What goes wrong later, inside of the training, is no matter of gin's.
-    told = configuration.constructor_error(error)
-    if isinstance(error, errors.InputError) or told is None:
-      raise
-    raise errors.ConfigError(told) from error
-  return 0
+    try:
+      with configuration.built():
+        call()
+    except Interrupted as stopped:
+      print(f'v2meow: {cli.first_part(stopped)}', file=sys.stderr)
+      return STOPPED
+    return 0
+
+  if liveness is not None:
+    liveness.finish(cli.run(work, []))
+  return work(None)
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
+import jax
 import numpy as np
 
 import gin
@@ -81,6 +82,17 @@ class ClipBatches:
     return CropSource(
       Dataset(self.dataset_dir, self.split, tuple(self.streams)), Fraction(self.crop_seconds), self.seed
     )
+
+  def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch, without a dataset."""
+    example = {}
+    for stream in self.streams:
+      nothing = np.zeros((0, stream.width), stream.dtype)
+      example |= crop(stream, lambda *_, nothing=nothing: nothing, Fraction(0), Fraction(self.crop_seconds))
+    return {
+      name: jax.ShapeDtypeStruct((self.batch_size, *value.shape), value.dtype)
+      for name, value in example.items()
+    }
 
   def describe(self) -> dict:
     """What made each stream, for whoever uses the trained weights."""

@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 
 import gin
 from v2meow_jax import errors
-from v2meow_jax.data.batches import stage_batches
+from v2meow_jax.data.batches import ClipBatches, stage_batches
 from v2meow_jax.stages import Stage
 
 
@@ -30,9 +31,16 @@ class SeqioBatches:
   split: str = 'train'
   seed: int = 0
 
+  def _direct(self) -> ClipBatches:
+    return stage_batches(self.stage, self.dataset_dir, self.batch_size, self.split, self.seed)
+
+  def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch, without a dataset."""
+    return self._direct().shapes()
+
   def describe(self) -> dict:
     """What made each stream."""
-    return stage_batches(self.stage, self.dataset_dir, self.batch_size, self.split, self.seed).describe()
+    return self._direct().describe()
 
   def start(self, position: int, rows: Sequence[int] | None = None) -> Iterator[dict[str, np.ndarray]]:
     """Batches from example number `position` on, without end; of each the given rows, or all."""

@@ -80,7 +80,8 @@ class StageTrainable:
     A seed's parameters do not depend on the layout: they are made unrolled, then stacked.
     """
     small = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), batch)
-    params = StageModel(self.stage, self.config.for_inference()).init(rng, small)['params']
+    config = dataclasses.replace(self.config.for_inference(), attention='xla')  # no work for a kernel
+    params = StageModel(self.stage, config).init(rng, small)['params']
     params = self.relayout(params, self.layout)
     state = {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': self.optimizer.init(params)}
     # A copy, so that no two parts of the state are one buffer.

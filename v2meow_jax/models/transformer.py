@@ -206,7 +206,9 @@ class Transformer(nn.Module):
 
   def _init_layer(self, rng):
     one = jnp.zeros((1, 1, self.config.width))
-    return self.layer.init(rng, one, jnp.zeros((1, 1)), 0, None, True)['params']
+    # One example of one element is no work for a kernel, which might not even take it.
+    layer = Layer(dataclasses.replace(self.config, attention='xla'), parent=None)
+    return layer.init(rng, one, jnp.zeros((1, 1)), 0, None, True)['params']
 
   def _bias(self):
     if self.config.positions != 'relative':

@@ -231,7 +231,7 @@ def _steps(path: epath.Path) -> Iterator[int]:
 
 
 def restore_arrays(run_dir: epath.PathLike) -> tuple[dict, int]:
-  """(state, step) of a run's newest whole checkpoint as nested dictionaries of NumPy arrays, whatever it holds.
+  """(state, step) of a run's newest whole checkpoint as nested dictionaries of NumPy arrays.
 
   Raises:
     errors.BundleError: there is no complete checkpoint, or none can be read.

@@ -1,14 +1,17 @@
 """Several processes as one run: how they find each other, and how a run ends when one of them is lost."""
 
+import contextlib
 import os
 import sys
 import threading
 import time
 
 import jax
+from orbax.checkpoint import multihost
 
 from v2meow_jax import errors
 
+DONE = 'done'
 LOST = 76  # exit status: another process is gone or hangs; nothing was saved, the last checkpoint stands
 
 
@@ -18,7 +21,7 @@ def initialize(
   process_count: int | None = None,
   process_index: int | None = None,
   heartbeat_seconds: int = 60,
-) -> None:
+) -> 'Liveness | None':
   """Joins the other processes of the run, before JAX is used; T5X's flags.
 
   Args:
@@ -27,6 +30,9 @@ def initialize(
     process_count: processes in all.
     process_index: number of this one.
     heartbeat_seconds: without a sign of life for so long, a process counts as lost.
+
+  Returns:
+    What watches over the other processes, and ends this one; None where there is but one.
 
   Raises:
     errors.ConfigError: some but not all of the explicit flags are given, or the others are not found.
@@ -40,7 +46,9 @@ def initialize(
     if not 0 <= process_index < process_count:  # type: ignore[operator] (checked above)
       raise errors.ConfigError(f'--process_index {process_index} is not below {process_count} processes')
   elif not multiprocess:
-    return
+    return None
+  # Otherwise JAX aborts every process with a stack trace when one is lost; `Liveness` says it in a sentence.
+  jax.config.update('jax_enable_recoverability', True)
   try:
     jax.distributed.initialize(
       coordinator_address,
@@ -55,6 +63,66 @@ def initialize(
       f'the other processes were not found ({str(error).splitlines()[0]}); '
       'give --coordinator_address, --process_count and --process_index'
     ) from error
+  return Liveness(heartbeat_seconds) if jax.process_count() > 1 else None
+
+
+class Liveness:
+  """Every process's sign of life, by JAX's coordination service, and an end to the run where one is missing.
+
+  Args:
+    seconds: without a sign for so long, a process counts as lost.
+  """
+
+  def __init__(self, seconds: float):
+    self._seconds, self._done = seconds, threading.Event()
+    self._client = multihost.get_jax_distributed_client()
+    threading.Thread(target=self._watch, daemon=True).start()
+
+  def _say(self, word: str) -> None:
+    self._client.key_value_set(f'v2meow/alive/{jax.process_index()}', word, allow_overwrite=True)
+
+  def _watch(self) -> None:
+    seen: dict[str, tuple[str, float]] = {}
+    beat = 0
+    while not self._done.wait(self._seconds / 4):
+      beat += 1
+      try:
+        self._say(str(beat))
+        found = dict(self._client.key_value_dir_get('v2meow/alive/'))
+      except jax.errors.JaxRuntimeError:
+        self._lost('process 0, the coordinator,')
+        return
+      now = time.monotonic()
+      for name, value in found.items():
+        if seen.get(name, ('', 0.0))[0] != value:
+          seen[name] = (value, now)
+        elif value != DONE and now - seen[name][1] > self._seconds:
+          self._lost(f'process {name.rsplit("/", 1)[-1]}')
+
+  def _lost(self, who: str) -> None:
+    if not self._done.is_set():
+      leave(
+        f'{who} has shown no sign of life for {self._seconds:g} s; '
+        'run the same command to go on from the last checkpoint'
+      )
+
+  def finish(self, status: int) -> None:
+    """Ends the process with this exit status once its work is done; process 0, the coordinator, as the last.
+
+    JAX's own shutdown aborts a process that comes after the coordinator has gone.
+    """
+    self._done.set()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      self._say(DONE)
+      deadline = time.monotonic() + self._seconds
+      while jax.process_index() == 0 and time.monotonic() < deadline:
+        said = dict(self._client.key_value_dir_get('v2meow/alive/'))
+        if list(said.values()).count(DONE) == jax.process_count():
+          break
+        time.sleep(0.05)
+    os._exit(status)
 
 
 def is_lost_process(error: BaseException) -> bool:

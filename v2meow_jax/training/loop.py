@@ -71,6 +71,24 @@ class Settings:
     return step == self.total_steps or (every > 0 and step % every == 0)
 
 
+def init_function(trainable: Trainable, guard: Guard) -> Callable:
+  """(key, batch) -> the whole state of step 0."""
+  return lambda rng, batch: {'trainable': trainable.init(rng, batch), 'guard': guard.init()}
+
+
+def step_function(
+  trainable: Trainable, guard: Guard, partitioner: Partitioner, shardings: Any, seed: int
+) -> Any:
+  """The jitted step (state, batch, number of the step, hosts that ask to stop) -> (state, metrics)."""
+
+  def step(state, batch, number, asked):
+    rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), number)
+    state, row = guard.step(trainable.step, state, batch, rng)
+    return state, row | {'stop': asked.max()}
+
+  return partitioner.jit(step, donate_argnums=0, out_shardings=(shardings, partitioner.replicated))
+
+
 class Run:
   """A run under way. `train` is how to use it."""
 
@@ -99,7 +117,7 @@ class Run:
     self.example = _widened(local, batches.batch_size)
     root = jax.random.key(seed)
     self.init_args = (jax.random.fold_in(root, 0), _widened(local, 1, zeros=True))
-    self.step_root = jax.random.fold_in(root, 1)
+    self.seed = seed
     self.rewinds, self.evaluated = 0, None
 
   def open(self, warm_start: WarmStart | None, started: Callable[[], None] | None) -> None:
@@ -128,7 +146,7 @@ class Run:
         started()
 
   def _init(self, trainable: Trainable) -> Callable:
-    return lambda rng, batch: {'trainable': trainable.init(rng, batch), 'guard': self.guard.init()}
+    return init_function(trainable, self.guard)
 
   def _restore(self) -> None:
     """Takes up the newest whole checkpoint, whichever layout it is in."""
@@ -145,15 +163,7 @@ class Run:
 
   def compile(self) -> None:
     """Compiles the step and the evaluation, so that what follows is steps."""
-
-    def step(state, batch, number, asked):
-      rng = jax.random.fold_in(self.step_root, number)
-      state, row = self.guard.step(self.trainable.step, state, batch, rng)
-      return state, row | {'stop': asked.max()}
-
-    jitted = self.partitioner.jit(
-      step, donate_argnums=0, out_shardings=(self.shardings, self.partitioner.replicated)
-    )
+    jitted = step_function(self.trainable, self.guard, self.partitioner, self.shardings, self.seed)
     with self.clock.spending('compile'):
       batch = self.partitioner.shard(self._place_holder(), self.batches.batch_size)
       self.train_step = jitted.lower(self.state, batch, np.int32(0), self._asked(False)).compile()

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+import types
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def _event_writer(path: str):
-  """TensorBoard's own event writer, which needs no TensorFlow; None where TensorBoard is not installed."""
+  """TensorBoard's own event writer; None where TensorBoard is not installed."""
+  # A module of this name tells TensorBoard to do without TensorFlow, which would take seconds to import,
+  # and memory of the GPU.
+  sys.modules.setdefault('tensorboard.compat.notf', types.ModuleType('tensorboard.compat.notf'))
   try:
     from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined] (generated at import)
     from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]

@@ -73,6 +73,10 @@ class Batches(Protocol):
   @property
   def batch_size(self) -> int: ...
 
+  def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch, without reading data."""
+    ...
+
   def describe(self) -> dict[str, Any]:
     """JSON values that say what made the data."""
     ...

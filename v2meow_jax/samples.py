@@ -1,0 +1,86 @@
+"""Something to hear and see of a run under way: a stage within a bundle's pipeline, or a codec's own work."""
+
+import dataclasses
+import pathlib
+import tempfile
+from typing import Any
+
+from etils import epath
+
+import gin
+from v2meow_jax import bundle, description, errors
+from v2meow_jax.codec.codec import Codec
+from v2meow_jax.generation import picture
+from v2meow_jax.generation.pipeline import Generated, Pipeline, StageRunner
+from v2meow_jax.media import audio as audio_files
+from v2meow_jax.media import loudness
+from v2meow_jax.models.stage_model import StageModel
+from v2meow_jax.streams import Stream
+
+LOUDNESS = -16.0  # LUFS, as `v2meow generate` has it by default
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class ClipSampler:
+  """Music for one clip by the weights of now, as sound and picture.
+
+  A stage takes the place of its namesake in a bundle, whose other stages and codec do the rest. A codec
+  needs no bundle: it encodes and decodes the clip's own sound.
+
+  Attributes:
+    clip: a video; for a codec anything with sound.
+    bundle: whose other parts are used; for stages.
+    seconds: of the clip.
+    seed: of the sampling.
+  """
+
+  clip: str
+  bundle: str = ''
+  seconds: float = 10.0
+  seed: int = 0
+
+  def __call__(self, about: dict[str, Any], weights: Any, directory: epath.Path) -> None:
+    """Writes `sample.wav` and `sample.png`.
+
+    Raises:
+      errors.InputError: the bundle has no such stage, or the clip cannot be read.
+    """
+    made, streams = (self._reconstruct if about['kind'] == 'codec' else self._generate)(about, weights)
+    made = dataclasses.replace(
+      made, audio=loudness.normalize_loudness(made.audio, made.sample_rate, LOUDNESS)
+    )
+    # The writers of sound and picture know local files only.
+    with tempfile.TemporaryDirectory() as folder:
+      local = pathlib.Path(folder)
+      audio_files.write_wav(local / 'sample.wav', made.audio, made.sample_rate)
+      picture.draw(local / 'sample.png', made, streams, f'{pathlib.Path(self.clip).name}, {directory.name}')
+      for path in local.iterdir():
+        (directory / path.name).write_bytes(path.read_bytes())
+
+  def _reconstruct(self, about: dict, weights: Any) -> tuple[Generated, list[Stream]]:
+    codec = Codec(description.rebuild(about['codec'], bundle.TYPES), weights)
+    channels, seconds = codec.config.channels, self.seconds
+    sound, _ = audio_files.load_audio(self.clip, codec.sample_rate, channels, duration=seconds)
+    codes = codec.encode(sound)
+    made = Generated(codec.decode(codes), codec.sample_rate, {codec.stream.name: codes}, {})
+    return made, [codec.stream]
+
+  def _generate(self, about: dict, weights: Any) -> tuple[Generated, list[Stream]]:
+    if not self.bundle:
+      raise errors.ConfigError('ClipSampler.bundle is not set: a stage alone makes no sound')
+    loaded = bundle.load(self.bundle)
+    stage, config = (description.rebuild(about[key], bundle.TYPES) for key in ('stage', 'transformer'))
+    runners = loaded.stages()
+    names = [runner.stage.name for runner in runners]
+    if stage.name not in names or runners[names.index(stage.name)].stage.streams != stage.streams:
+      raise errors.ConfigError(
+        f'{self.bundle}: there is no stage {stage.name!r} with the same streams, so no sample can be made'
+      )
+    place = names.index(stage.name)
+    runners[place] = StageRunner(StageModel(stage, config), weights, runners[place].sampling)
+    pipeline = Pipeline(loaded.encoders(), runners, loaded.codec())
+    made = pipeline.generate(self.clip, seed=self.seed, duration=self.seconds)
+    streams = [encoder.stream for encoder in pipeline.encoders]
+    streams += list(dict.fromkeys(runner.stage.target.stream for runner in runners))
+    return made, streams
