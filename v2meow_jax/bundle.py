@@ -17,6 +17,7 @@ import shutil
 from typing import Any
 
 import numpy as np
+from etils import epath
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
@@ -141,8 +142,8 @@ class Bundle:
     errors.BundleError: a file is missing or damaged, or a newer version wrote the bundle.
   """
 
-  def __init__(self, directory: str | os.PathLike):
-    self.directory = pathlib.Path(directory)
+  def __init__(self, directory: epath.PathLike):
+    self.directory = epath.Path(directory)
     path = self.directory / 'bundle.json'
     if not path.is_file():
       raise errors.BundleError(
@@ -241,14 +242,14 @@ def build_encoder(identity: dict) -> Encoder:
   return encoder
 
 
-def load(directory: str | os.PathLike) -> Bundle:
+def load(directory: epath.PathLike) -> Bundle:
   """Opens a bundle; see `Bundle`."""
   return Bundle(directory)
 
 
-def load_codec(directory: str | os.PathLike) -> Codec:
+def load_codec(directory: epath.PathLike) -> Codec:
   """The codec of a bundle or of a codec's run."""
-  directory = pathlib.Path(directory)
+  directory = epath.Path(directory)
   if not (directory / 'model.json').is_file():
     return load(directory).codec()
   from v2meow_jax import export

@@ -7,6 +7,8 @@ import pathlib
 import sys
 from typing import Any
 
+from etils import epath
+
 from v2meow_jax import __version__, bundle, cli, description, errors
 from v2meow_jax.codec.codec import Codec
 from v2meow_jax.encoders.semantic import SemanticEncoder
@@ -18,19 +20,20 @@ from v2meow_jax.models import layout
 class Run:
   """A run's newest weights and what they belong to."""
 
-  directory: pathlib.Path
+  directory: epath.Path
   kind: str
   about: dict[str, Any]
   step: int
   weights: dict[str, Any]
 
 
-def read_run(directory: pathlib.Path) -> Run:
+def read_run(directory: epath.PathLike) -> Run:
   """Reads `model.json` and the latest checkpoint.
 
   Raises:
     errors.BundleError: it is no run, or it has no complete checkpoint.
   """
+  directory = epath.Path(directory)
   path = directory / 'model.json'
   if not path.is_file():
     raise errors.BundleError(f'{directory}: no model.json there; a run is what v2meow train writes')

@@ -6,6 +6,8 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 
+from etils import epath
+
 
 @contextlib.contextmanager
 def replaced_when_done(path: str | os.PathLike) -> Iterator[str]:
@@ -38,9 +40,9 @@ def read_lines(path: str | os.PathLike) -> list[dict]:
   Raises:
     ValueError: a line is not JSON, or the file is not UTF-8.
   """
-  with open(path, encoding='utf-8') as file:
-    # By newlines alone: splitlines would also break at separators that JSON strings may hold.
-    return [json.loads(line) for line in file if line.strip()]
+  text = epath.Path(path).read_bytes().decode('utf-8')
+  # By newlines alone: splitlines would also break at separators that JSON strings may hold.
+  return [json.loads(line) for line in text.split('\n') if line.strip()]
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

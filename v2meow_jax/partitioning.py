@@ -109,7 +109,8 @@ class Partitioner:
         f'ici_mesh_shape {self.ici_mesh_shape} and dcn_mesh_shape {self.dcn_mesh_shape} do not fit '
         f'{devices} devices; their product must be that number (-1: what is left)'
       )
-    return tuple(shape)
+    data, fsdp, tensor = shape
+    return data, fsdp, tensor
 
   def axis_sizes(self, devices: int) -> dict[str, int]:
     """Size of every mesh axis for so many devices."""
@@ -151,11 +152,12 @@ class Partitioner:
         f'{ways * microbatches}'
       )
 
-  def local_rows(self, batch_size: int) -> np.ndarray:
+  def local_rows(self, batch_size: int) -> list[int]:
     """Numbers of the examples of a global batch that this host's devices hold, ascending."""
     places = self.batch_sharding().addressable_devices_indices_map((batch_size,))
     every = np.arange(batch_size)
-    return np.unique(np.concatenate([every[index] for index in places.values() if index is not None]))
+    found = [every[index] for index in places.values() if index is not None]
+    return np.unique(np.concatenate(found)).tolist()
 
   def shard(self, batch: dict, batch_size: int | None = None) -> dict:
     """Puts a host's rows of a batch on its devices, as its part of the global batch.
@@ -169,7 +171,7 @@ class Partitioner:
       return jax.device_put(batch, sharding)
     if batch_size is None:
       batch_size = len(next(iter(batch.values())))
-      rows = np.arange(batch_size)
+      rows = list(range(batch_size))
     else:
       rows = self.local_rows(batch_size)
 

@@ -13,7 +13,7 @@ import jax
 from v2meow_jax import cli, configuration, errors
 from v2meow_jax.models.trainable import StageTrainable
 from v2meow_jax.partitioning import Partitioner
-from v2meow_jax.training import loop
+from v2meow_jax.training import run as run_lib
 from v2meow_jax.training.guard import Guard
 from v2meow_jax.training.health import peak_flops
 from v2meow_jax.training.protocols import Batches, Trainable
@@ -142,7 +142,7 @@ def estimate(
   sizes = partitioner.axis_sizes(devices)
   shapes = batches.shapes()
   key = jax.eval_shape(lambda: jax.random.key(0))
-  boxed = jax.eval_shape(loop.init_function(trainable, guard), key, shapes)
+  boxed = jax.eval_shape(run_lib.init_function(trainable, guard), key, shapes)
   state = nn.unbox(boxed)
   ways = partitioner.ways(partitioner.spec(('batch',)), sizes)[0]
   held = 0.0

@@ -17,7 +17,7 @@ import numpy as np
 
 from v2meow_jax import cli, configuration, errors
 from v2meow_jax.partitioning import Partitioner
-from v2meow_jax.training import loop
+from v2meow_jax.training import run as run_lib
 from v2meow_jax.training.guard import Guard
 from v2meow_jax.training.protocols import Batches, Trainable
 
@@ -114,10 +114,10 @@ def compile_step(trainable: Trainable, batches: Batches, partitioner: Partitione
   """Compiles the very step that training would run, from shapes alone."""
   partitioner.check_batch(batches.batch_size, trainable.microbatches)
   shapes = batches.shapes()
-  init = loop.init_function(trainable, guard)
+  init = run_lib.init_function(trainable, guard)
   key = jax.eval_shape(lambda: jax.random.key(0))
   shardings, state = partitioner.state_sharding(init, key, shapes)
-  step = loop.step_function(trainable, guard, partitioner, shardings, seed=0)
+  step = run_lib.step_function(trainable, guard, partitioner, shardings, seed=0)
   batch = {
     name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=partitioner.batch_sharding())
     for name, x in shapes.items()

@@ -70,7 +70,7 @@ class WarmStart:
       weights = bundle.load(path).network(self.network)
     else:
       raise errors.BundleError(f'{self.source}: neither a run (model.json) nor a bundle (bundle.json)')
-    return traverse_util.flatten_dict(weights, sep='/')
+    return dict(traverse_util.flatten_dict(weights, sep='/'))  # type: ignore[arg-type] (keys are joined)
 
   def match(self, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[dict[str, Any], Report]:
     """What is loaded, and the report.

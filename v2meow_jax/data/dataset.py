@@ -8,9 +8,9 @@ DIR/rejected.jsonl         rows and streams that could not be prepared, with the
 
 import dataclasses
 import json
-import pathlib
 
 import numpy as np
+from etils import epath
 
 from v2meow_jax import errors, files
 from v2meow_jax.data import records
@@ -35,14 +35,14 @@ class Clip:
   licence: str = ''
 
 
-def read_clips(directory: pathlib.Path) -> list[Clip]:
+def read_clips(directory: epath.PathLike) -> list[Clip]:
   """The clip table.
 
   Raises:
     errors.DatasetError: there is none, or a line of it is damaged.
   """
-  path = pathlib.Path(directory) / 'clips.jsonl'
-  if not path.is_file():
+  path = epath.Path(directory) / 'clips.jsonl'
+  if not path.exists():
     raise errors.DatasetError(
       f'{directory}: no clips.jsonl there; it is not a prepared dataset, see v2meow prepare'
     )
@@ -52,14 +52,14 @@ def read_clips(directory: pathlib.Path) -> list[Clip]:
     raise errors.DatasetError(f'{path}: not a table of clips ({error}); prepare the dataset again') from error
 
 
-def read_streams(directory: pathlib.Path) -> dict[str, dict]:
+def read_streams(directory: epath.PathLike) -> dict[str, dict]:
   """`streams.json`: stream name -> its settings, shard counts and what made it; empty where there is none."""
-  path = pathlib.Path(directory) / 'streams.json'
-  if not path.is_file():
+  path = epath.Path(directory) / 'streams.json'
+  if not path.exists():
     return {}
   try:
     return json.loads(path.read_text())
-  except json.JSONDecodeError as error:
+  except ValueError as error:
     raise errors.DatasetError(f'{path}: not JSON ({error}); prepare the dataset again') from error
 
 
@@ -89,8 +89,8 @@ class Dataset:
     errors.DatasetError: a stream is missing or is not what the model is configured for.
   """
 
-  def __init__(self, directory: str | pathlib.Path, split: str, streams: tuple[Stream, ...]):
-    self.directory = pathlib.Path(directory)
+  def __init__(self, directory: epath.PathLike, split: str, streams: tuple[Stream, ...]):
+    self.directory = epath.Path(directory)
     if not streams:
       raise errors.ConfigError(f'{directory}: no stream is asked for')
     self.streams = streams

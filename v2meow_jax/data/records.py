@@ -6,10 +6,13 @@ an int64 array [records, 2]: where in the file a record's elements begin, in byt
 are. A crop is then one slice of a memory map: no TensorFlow, no parsing, nothing read that is not used.
 """
 
+import io
 import os
-import pathlib
+import threading
+from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Shaped
 
 from v2meow_jax import errors, files
@@ -21,12 +24,12 @@ def dataset_name(stream: Stream) -> str:
   return stream.name.replace('/', '_').replace('-', '_').lower()
 
 
-def shard_path(folder: pathlib.Path, stream: Stream, split: str, shard: int, shards: int) -> pathlib.Path:
-  """Path of a shard in a stream's folder."""
+def shard_path(folder: Any, stream: Stream, split: str, shard: int, shards: int) -> Any:
+  """Path of a shard in a stream's folder, of the folder's kind."""
   return folder / f'{dataset_name(stream)}-{split}.tfrecord-{shard:05d}-of-{shards:05d}'
 
 
-def index_path(path: pathlib.Path) -> pathlib.Path:
+def index_path(path: Any) -> Any:
   """Path of the offset index beside a shard."""
   return path.with_name(path.name + '.index.npy')
 
@@ -45,7 +48,7 @@ def features(stream: Stream):
   )
 
 
-def write_shard(path: pathlib.Path, stream: Stream, records: list[tuple[str, np.ndarray]]) -> int:
+def write_shard(path: os.PathLike, stream: Stream, records: list[tuple[str, np.ndarray]]) -> int:
   """Writes a shard and its index; both appear only when complete, the index last.
 
   Args:
@@ -82,8 +85,30 @@ def write_shard(path: pathlib.Path, stream: Stream, records: list[tuple[str, np.
   return offset
 
 
+class _Remote:
+  """Bytes of a file of an object store, read a range at a time; each thread has its own handle."""
+
+  def __init__(self, path: epath.Path):
+    self._path, self._handles, self._length = path, threading.local(), path.stat().length
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, part: slice) -> np.ndarray:
+    if not hasattr(self._handles, 'file'):
+      self._handles.file = self._path.open('rb')
+    self._handles.file.seek(part.start)
+    return np.frombuffer(self._handles.file.read(part.stop - part.start), np.uint8)
+
+
+def _open(path: epath.Path) -> Any:
+  if '://' in str(path):
+    return _Remote(path)
+  return np.memmap(path, np.uint8, mode='r') if path.stat().length else np.zeros(0, np.uint8)
+
+
 class ShardReader:
-  """Random access to a shard's records by a memory map.
+  """Random access to a shard's records: by a memory map, or by ranges where it lies in an object store.
 
   Args:
     path: of the shard.
@@ -93,11 +118,11 @@ class ShardReader:
     errors.DatasetError: the shard or its index is missing, or they do not belong together.
   """
 
-  def __init__(self, path: pathlib.Path, stream: Stream):
-    self._stream = stream
+  def __init__(self, path: epath.PathLike, stream: Stream):
+    self._stream, path = stream, epath.Path(path)
     try:
-      self._index = np.load(index_path(path))
-      self._bytes = np.memmap(path, np.uint8, mode='r') if path.stat().st_size else np.zeros(0, np.uint8)
+      self._index = np.load(io.BytesIO(index_path(path).read_bytes()))
+      self._bytes = _open(path)
     except (FileNotFoundError, ValueError, EOFError) as error:
       raise errors.DatasetError(
         f'{path}: the shard or its index is missing or damaged; prepare the stream again'
@@ -123,4 +148,6 @@ class ShardReader:
     start = min(max(start, 0), length)
     stop = length if stop is None else min(max(stop, start), length)
     raw = self._bytes[offset + start * self._item : offset + stop * self._item]
+    if raw.size != (stop - start) * self._item:
+      raise errors.DatasetError(f'record {record} of a shard of {self._stream.name} could not be read whole')
     return np.frombuffer(raw.tobytes(), self._stream.dtype).reshape(stop - start, self._stream.width)

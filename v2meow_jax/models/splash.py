@@ -3,6 +3,8 @@
 Imported only where it is used: it brings in Pallas.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,7 +86,7 @@ def prefix_causal(
       q_seq_shards=1,
       interpret=interpret,
     )
-    return jax.vmap(kernel)(q, k, v)
+    return cast(jax.Array, jax.vmap(kernel)(q, k, v))
 
   if partitioner and partitioner.mesh.size > 1:
     attend = jax.shard_map(

@@ -256,7 +256,7 @@ class Transformer(nn.Module):
     if config.scan_layers:
       scanned = (self.layers, keys) if random else (self.layers, None)
       x, kv = jax.lax.scan(lambda x, layer: run(x, *layer), x, scanned)
-      cache = [(kv[0][i], kv[1][i]) for i in range(config.layers)] if keep else []
+      cache = [(kv[0][i], kv[1][i]) for i in range(config.layers)] if kv is not None else []
     else:
       for params, key in zip(self.layers, keys, strict=True):
         x, kv = run(x, params, key)

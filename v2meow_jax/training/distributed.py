@@ -47,16 +47,13 @@ def initialize(
       raise errors.ConfigError(f'--process_index {process_index} is not below {process_count} processes')
   elif not multiprocess:
     return None
-  # Otherwise JAX aborts every process with a stack trace when one is lost; `Liveness` says it in a sentence.
-  jax.config.update('jax_enable_recoverability', True)
   try:
     jax.distributed.initialize(
       coordinator_address,
       process_count,
       process_index,
-      heartbeat_timeout_seconds=heartbeat_seconds,
-      # A process that ended well waits only so long for the others.
-      shutdown_timeout_seconds=heartbeat_seconds,
+      # JAX would abort every process with a stack trace: `Liveness` comes before it, with a sentence.
+      heartbeat_timeout_seconds=4 * heartbeat_seconds,
     )
   except (ValueError, RuntimeError) as error:
     raise errors.ConfigError(

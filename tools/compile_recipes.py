@@ -1,0 +1,73 @@
+"""Compiles every full-size recipe for TPU slices that need not be there; prints the table of docs/scale.md.
+
+    python tools/compile_recipes.py [--sizes=small,base,large,large_t5,xl] [--topologies=v5e:16x16]
+
+Needs the extra `tpu`. Beside what the compiler says of memory stands what `v2meow plan` estimates.
+"""
+
+import argparse
+import dataclasses
+import sys
+
+import jax
+
+import gin
+from v2meow_jax import configuration, errors, plan, precompile, train
+
+RECIPES = {
+  'small': 'v2meow_small',
+  'base': 'v2meow_base',
+  'large': 'v2meow',
+  'large_t5': 'v2meow_musiclm',
+  'xl': 'v2meow_xl',
+}
+HARDWARE = {'v5e:16x16': 'v5e_256', 'v5p:2x4x4': 'v5p_64'}
+STAGES = ('semantic', 'coarse', 'fine')
+
+
+def row(size: str, stage: str, topology: str) -> str:
+  """A line of the table."""
+  gin.clear_config()
+  parser = configuration.parser('compile_recipes', None)
+  files = (f'recipes/{RECIPES[size]}_{stage}.gin', f'hardware/{HARDWARE[topology]}.gin')
+  args = configuration.parse(parser, [f'--gin_file={name}' for name in files])
+  found = []
+
+  def look(trainable, batches, partitioner, guard):
+    kind, count = plan.parse_topology(topology)
+    guess = plan.estimate(trainable, batches, partitioner, guard, kind, count)
+    placed = dataclasses.replace(partitioner, devices=precompile.topology_devices(topology))
+    try:
+      made = precompile.compile_step(trainable, batches, placed, guard)
+    except errors.ConfigError as error:
+      found.append(f'| {topology} | {size} | {stage} | {guess.total / 2**30:.1f} | {error} |')
+      return
+    bodies = ', '.join(f'{count} {name}' for name, (count, _) in made.collectives.items())
+    found.append(
+      f'| {topology} | {size} | {stage} | {made.parameters / 1e6:.0f} M | {guess.total / 2**30:.1f} | '
+      f'{made.peak / 2**30:.1f} | {made.model_flops:.2e} | {guess.seconds * 1e3:.0f} | {bodies} | '
+      f'{made.seconds:.0f} |'
+    )
+
+  train.inspect(args, look)
+  return found[0]
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--sizes', default=','.join(RECIPES))
+  parser.add_argument('--stages', default=','.join(STAGES))
+  parser.add_argument('--topologies', default=','.join(HARDWARE))
+  args = parser.parse_args()
+  jax.config.update('jax_platforms', 'cpu')
+  print('| slice | size | stage | parameters | plan, GiB | compiler, GiB | FLOPs a step | ms a step, plan | '
+        'collectives | compiled in, s |')  # fmt: skip
+  print('|---|---|---|---|---|---|---|---|---|---|')
+  for topology in args.topologies.split(','):
+    for size in args.sizes.split(','):
+      for stage in args.stages.split(','):
+        print(row(size, stage, topology), flush=True)
+
+
+if __name__ == '__main__':
+  sys.exit(main())
