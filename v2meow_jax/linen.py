@@ -14,6 +14,11 @@ def parameter(
   return cast(jax.Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))
 
 
+def real() -> Any:
+  """float32; float64 where JAX has it enabled."""
+  return jax.dtypes.canonicalize_dtype(float)
+
+
 def call(module: nn.Module, params: Any, *args, **kwargs) -> Any:
   """The module as a function of its parameters; `method` names another method than `__call__`."""
   return module.apply({'params': params}, *args, **kwargs)

@@ -83,7 +83,7 @@ class CodecTrainable:
   def _audio(self, batch: dict) -> Float[Array, 'batch samples channels']:
     audio = batch[self.stream]
     samples = audio.shape[1] - audio.shape[1] % self.config.network.hop
-    return audio[:, :samples].astype(float) / 32768.0
+    return audio[:, :samples].astype(linen.real()) / 32768.0
 
   def _losses(self, audio, target) -> tuple[Array, dict]:
     flat = lambda x: jnp.swapaxes(x, 1, 2).reshape(-1, x.shape[1])  # noqa: E731 (channels as examples)

@@ -44,7 +44,7 @@ class ConditionEncoder(nn.Module):
       tables = linen.parameter(self, 'embedding', init, (None, 'vocab', 'embed'), shape)
       x = jnp.sum(jnp.stack([tables[k][values[..., start + k]] for k in range(stop - start)]), 0)
     else:
-      x = Linear(self.width, (None, 'embed'), name='projection')(values.astype(float))
+      x = Linear(self.width, (None, 'embed'), name='projection')(values.astype(linen.real()))
     null = linen.parameter(self, 'null', vector, ('embed',), (self.width,))
     mark = linen.parameter(self, 'mark', vector, ('embed',), (self.width,))
     keep = mask if dropped is None else mask & ~dropped[:, None]

@@ -99,18 +99,24 @@ class StageModel(nn.Module):
       hidden = hidden.reshape(hidden.shape[0], frames, depth, -1)
     else:
       hidden = jnp.stack([hidden[:, k : k + frames] for k in range(depth)], 2)
-    return constrain(self._logits('bfkd,kdv->bfkv', hidden, self.head), 'batch', 'length', None, 'vocab')
+    # Levels first: XLA's CPU backend has no bfloat16 product with another order.
+    hidden = jnp.moveaxis(hidden, 2, 0).reshape(depth, -1, hidden.shape[-1])
+    logits = jnp.moveaxis(
+      self._logits(hidden, self.head).reshape(depth, -1, frames, self.head.shape[-1]), 0, 2
+    )
+    return constrain(logits, 'batch', 'length', None, 'vocab')
 
-  def _logits(self, equation: str, hidden: Array, head: Array) -> Array:
+  def _logits(self, hidden: Float[Array, 'k n d'], head: Float[Array, 'k d v']) -> Float[Array, 'k n v']:
     kind = jnp.promote_types(hidden.dtype, jnp.float32)
-    return jnp.einsum(equation, hidden, head.astype(hidden.dtype), preferred_element_type=kind)
+    return jnp.einsum('knd,kdv->knv', hidden, head.astype(hidden.dtype), preferred_element_type=kind)
 
   def _step_logits(self, hidden: Float[Array, 'b width'], step) -> Float[Array, 'b k codes']:
     if self.stage.target.pattern == 'flatten':
       head = jax.lax.dynamic_index_in_dim(self.head, step % self.stage.target.depth, keepdims=True)
     else:
       head = self.head
-    return self._logits('bd,kdv->bkv', hidden, head)
+    levels = jnp.broadcast_to(hidden, (head.shape[0], *hidden.shape))
+    return jnp.moveaxis(self._logits(levels, head), 0, 1)
 
   def prefill(
     self,

@@ -91,7 +91,7 @@ class StageTrainable:
     """(tokens [batch, frames, depth], weights [batch, frames, 1])."""
     target = self.stage.target
     tokens = batch[target.stream.name][..., slice(*target.span)]
-    return tokens, batch[f'{target.stream.name}/mask'][..., None].astype(float)
+    return tokens, batch[f'{target.stream.name}/mask'][..., None].astype(linen.real())
 
   def _sums(self, logits: Array, batch: dict) -> dict[str, Array]:
     """Sums over the tokens of a batch, by codebook level [depth]."""
