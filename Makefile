@@ -23,10 +23,10 @@ demo: $(VENV)/base
 	$(BIN)/v2meow generate $(CLIP) --bundle $(BUNDLE) --out $(OUT)
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-full: $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

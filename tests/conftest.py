@@ -7,9 +7,13 @@ import shutil
 
 # Before JAX is imported: with libtpu installed it would look for a TPU first.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Tests compile the same small programs in many processes; entries are keyed by program and versions.
+CACHE = pathlib.Path(__file__).resolve().parent.parent / '.pytest_cache' / 'jax'
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
-import pytest
-import small
+import pytest  # noqa: E402
+import small  # noqa: E402
 
 
 @pytest.fixture(scope='session')

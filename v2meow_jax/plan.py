@@ -92,7 +92,7 @@ def parse_topology(topology: str) -> tuple[str, int]:
   Raises:
     errors.ConfigError: it is neither.
   """
-  match = re.fullmatch(r'(\w+):(\d+(?:x\d+)*)', topology)
+  match = re.fullmatch(r'(\w+):([1-9]\d*(?:x[1-9]\d*)*)', topology)
   if not match or match[1] not in MEMORY:
     raise errors.ConfigError(
       f'--topology={topology}: not a kind and its number, such as v5e:16x16 or H100:8 '

@@ -79,8 +79,9 @@ def topology_devices(topology: str, slices: int = 1) -> tuple[Any, ...]:
   Raises:
     errors.ConfigError: libtpu is not installed, or knows no such topology.
   """
-  # libtpu would ask the cloud's metadata server what it runs on.
+  # libtpu would ask the cloud's metadata server what it runs on, and let one process at a time have it.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   from jax.experimental import topologies
 
   settings = {'num_slices': slices} if slices > 1 else {}
@@ -173,6 +174,8 @@ def run(args: argparse.Namespace) -> int:
 
   if args.topology:
     jax.config.update('jax_platforms', 'cpu')  # nothing runs, and libtpu would look for a TPU
+    # What is compiled for devices that are not there cannot be read back from a cache.
+    jax.config.update('jax_enable_compilation_cache', False)
   devices = topology_devices(args.topology, args.slices) if args.topology else None
 
   def look(trainable, batches, partitioner, guard):

@@ -53,8 +53,8 @@ class WarmStart:
     for rule in self.rules:
       try:
         pattern, name = rule
-        re.compile(pattern)
-      except (re.error, TypeError, ValueError) as error:
+        re.sub(pattern, name or '', '')  # the pattern is one, and has the groups that the name refers to
+      except (re.error, IndexError, TypeError, ValueError) as error:
         raise errors.ConfigError(
           f'WarmStart.rules: {rule!r} is not a pattern and a name or None ({error})'
         ) from error

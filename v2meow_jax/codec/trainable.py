@@ -174,7 +174,8 @@ class CodecTrainable:
   def with_weights(self, state: dict, weights: dict) -> dict:
     """A fresh state that begins with these weights; its codebooks are not fitted anew."""
     config = self.config.quantizer
-    uses = jnp.full((config.levels, config.codes), max(config.dead_below, 1.0))
+    # Well above what is dead, so that a code has time to be used before it is judged.
+    uses = jnp.full((config.levels, config.codes), 2.0 * max(config.dead_below, 1.0))
     books = quantizer.Codebooks(
       vectors=weights['codebooks'], counts=uses, sums=weights['codebooks'] * uses[..., None]
     )

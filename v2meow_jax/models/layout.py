@@ -10,8 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-LAYOUTS = ('unrolled', 'scanned')
-
 
 def _is_box(x: Any) -> bool:
   return isinstance(x, nn.LogicallyPartitioned)

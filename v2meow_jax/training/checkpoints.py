@@ -1,5 +1,8 @@
 """Checkpoints of a run: the state and the data position, saved together by Orbax."""
 
+import contextlib
+import itertools
+import json
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,7 +17,15 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from v2meow_jax import errors
 
-# What Orbax and TensorStore raise for files that are missing, cut short or not what they should be.
+# Signs of a storage that takes no more in what Orbax and TensorStore raise.
+STORAGE = {
+  'No space left': 'no space is left on the device',
+  'RESOURCE_EXHAUSTED': 'the storage is full',
+  'PERMISSION_DENIED': 'permission denied',
+  'Permission denied': 'permission denied',
+  'Read-only file system': 'the file system is read-only',
+}
+# What they raise for files that are missing, cut short or not what they should be.
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, EOFError)
 
 
@@ -51,6 +62,12 @@ def digest(state: Any) -> int:
 def signature(state: Any) -> dict[str, list]:
   """Path of every array -> its dtype and shape."""
   return {name: [str(leaf.dtype), *leaf.shape] for name, leaf in _paths(state)}
+
+
+def _check(about: dict[str, Any]) -> int:
+  """A checksum of a checkpoint's description, without its own."""
+  told = {name: value for name, value in about.items() if name != 'check'}
+  return zlib.crc32(json.dumps(told, sort_keys=True).encode())
 
 
 class Checkpoints:
@@ -95,6 +112,8 @@ class Checkpoints:
       self.path,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(kept),
+        # Without it the metrics of checkpoints that an earlier process made are not read.
+        best_fn=(lambda metrics: metrics['loss']) if keep_best else None,
         create=not read_only,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,
@@ -105,6 +124,10 @@ class Checkpoints:
     """Step of the newest complete checkpoint."""
     return self._manager.latest_step()
 
+  def has(self, before: int) -> bool:
+    """Whether there is a complete checkpoint of a smaller step."""
+    return any(step < before for step in self._manager.all_steps())
+
   def save(
     self,
     step: int,
@@ -112,6 +135,7 @@ class Checkpoints:
     position: int,
     layout: str = 'unrolled',
     metrics: dict[str, float] | None = None,
+    rewinds: int = 0,
   ) -> None:
     """Saves in the background; returns once the state has been copied.
 
@@ -120,7 +144,8 @@ class Checkpoints:
       state: tree of arrays.
       position: number of the next example.
       layout: how layers lie in the state; see `models.layout`.
-      metrics: of the last evaluation, by which the best are kept.
+      metrics: of an evaluation of this state, by which the best are kept.
+      rewinds: times that the run has gone back.
     """
     if step in self._manager.all_steps():
       return
@@ -129,19 +154,22 @@ class Checkpoints:
     about = {
       'step': step,
       'position': position,
+      'rewinds': rewinds,
       'layout': layout,
       'digest': digest(state),
       'arrays': signature(state),
     }
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(about)),
-      metrics={'loss': metrics['loss']} if metrics else None,
-      force=True,
-    )
+    about['check'] = _check(about)
+    with _saving(self.path):
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(about)),
+        metrics={'loss': metrics['loss']} if metrics else None,
+        force=True,
+      )
 
   def restore(
-    self, abstract: Callable[[str], Any] | Any, step: int | None = None
+    self, abstract: Callable[[str], Any] | Any, step: int | None = None, before: int | None = None
   ) -> tuple[Any, dict[str, Any]]:
     """(state, about) of a checkpoint: the newest by default that is whole.
 
@@ -151,15 +179,18 @@ class Checkpoints:
       abstract: tree of `jax.ShapeDtypeStruct`, with shardings, that the state must match; or a function
         from the layout that the checkpoint is in to such a tree.
       step: which one; no other is tried.
+      before: newest that may be taken has a smaller step; those from there on are deleted.
 
     Returns:
-      The state, and `step`, `position` and `layout` as they were saved.
+      The state, and `step`, `position`, `layout` and `rewinds` as they were saved.
 
     Raises:
       errors.BundleError: there is none, all are damaged, or it holds another architecture.
     """
     wanted = abstract if callable(abstract) else lambda layout: abstract
     steps = sorted(self._manager.all_steps(), reverse=True) if step is None else [step]
+    given_up = [number for number in steps if before is not None and number >= before]
+    steps = [number for number in steps if number not in given_up]
     if not steps:
       raise errors.BundleError(f'{self.path}: there is no complete checkpoint; train the run first')
     damaged = []
@@ -175,6 +206,8 @@ class Checkpoints:
         warnings.warn(f'{self.path}/{number}: the checkpoint is damaged ({reason})', stacklevel=2)
         continue
       self._set_aside([number for number, _ in damaged])
+      for later in given_up:
+        self._manager.delete(later)
       return state, about
     raise errors.BundleError(
       f'{self.path}: no checkpoint can be read; the newest, {damaged[0][0]}, is damaged ({damaged[0][1]}); '
@@ -182,7 +215,10 @@ class Checkpoints:
     )
 
   def _about(self, step: int) -> dict[str, Any]:
-    return self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))['data']
+    about = self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))['data']
+    if about['check'] != _check(about):
+      raise ValueError('the checksum of its description is another')
+    return about
 
   def _restore(self, step: int, about: dict[str, Any], abstract: Any) -> Any:
     ours, theirs = signature(abstract), about['arrays']
@@ -207,17 +243,38 @@ class Checkpoints:
       if '://' in str(self.path):
         self._manager.delete(step)  # an object store renames nothing
       elif jax.process_index() == 0:
-        (self.path / str(step)).rename(self.path.parent / f'damaged_{step}')
+        names = itertools.chain([f'damaged_{step}'], (f'damaged_{step}_{n}' for n in itertools.count(2)))
+        free = next(name for name in names if not (self.path.parent / name).exists())
+        (self.path / str(step)).rename(self.path.parent / free)
     self._manager.reload()
 
   def wait(self) -> None:
     """Waits for the save under way."""
-    self._manager.wait_until_finished()
+    with _saving(self.path):
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits for the save under way."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for the save under way, and ends."""
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
+
+
+@contextlib.contextmanager
+def _saving(path: epath.Path) -> Iterator[None]:
+  """One sentence where the storage takes no more; the save in the background fails in whatever comes next."""
+  try:
+    yield
+  except (ValueError, OSError) as error:
+    told = ' '.join(str(error).split())
+    for sign, reason in STORAGE.items():
+      if sign in told:
+        raise errors.InputError(
+          f'{path}: a checkpoint could not be written ({reason}); mend that and run the same command, '
+          'which goes on from the last complete one'
+        ) from error
+    raise
 
 
 def abstract(state: Any) -> Any:

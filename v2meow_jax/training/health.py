@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Iterator
 
@@ -26,7 +27,7 @@ PEAK_FLOPS = {
 
 def peak_flops(device_kind: str) -> float | None:
   """Peak of dense bfloat16 products of a device in FLOP/s; None where it is not in the table."""
-  return next((peak for name, peak in PEAK_FLOPS.items() if name in device_kind), None)
+  return next((peak for name, peak in PEAK_FLOPS.items() if re.search(rf'\b{name}\b', device_kind)), None)
 
 
 class Clock:

@@ -38,21 +38,18 @@ def _loop(run: Run) -> Any:
   stream = prefetch(run.batches.start(run.position, run.rows))
   pending: collections.deque = collections.deque()  # (step, position, metrics) on the device
   window: list[dict] = []  # metrics since the last log, on the host
-  bad: list[tuple[int, int]] = []  # the last bad steps in a row
+  bad, last_seen = 0, (0, 0)  # the last bad steps in a row, by the guard's count; step and position seen last
   told_to_stop = False
   tracer = Tracer(run.run_dir, settings.profile_steps, settings.total_steps)
 
   def drain(left: int) -> None:
-    nonlocal told_to_stop
+    nonlocal told_to_stop, bad, last_seen
     while len(pending) > left:
       step, position, row = pending.popleft()
       row = {name: float(value) for name, value in jax.device_get(row).items()}
       watchdog.seen()
       told_to_stop |= row.pop('stop') > 0
-      if row.pop('bad'):
-        bad.append((step, position))
-      else:
-        bad.clear()
+      bad, last_seen = int(row.pop('bad')), (step, position)
       window.append(row)
 
   try:
@@ -82,17 +79,18 @@ def _loop(run: Run) -> Any:
           save &= stop or last or not bad
         if tracer.ends(step):
           tracer.close()
-        if len(bad) >= run.guard.patience:
+        if bad >= run.guard.patience:
           drain(0)
-          if len(bad) >= run.guard.patience:
-            stream.close()
-            with clock.spending('rewind'):
-              run.rewind(bad[0])
-            bad.clear()
-            window.clear()
-            writer.forget_after(run.step)
-            stream = prefetch(run.batches.start(run.position, run.rows))
-            continue
+        if bad >= run.guard.patience:
+          stream.close()
+          with clock.spending('rewind'):
+            first, position = last_seen[0] - bad + 1, last_seen[1] - (bad - 1) * run.batches.batch_size
+            run.rewind(first, position)
+          bad = 0
+          window.clear()
+          writer.forget_after(run.step)
+          stream = prefetch(run.batches.start(run.position, run.rows))
+          continue
         if log:
           scalars = metrics.summary(window) | speed.read(len(window))
           window.clear()

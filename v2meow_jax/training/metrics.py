@@ -1,7 +1,9 @@
 """Where a run's numbers go: `metrics.jsonl`, TensorBoard, and a line on the terminal."""
 
 import json
+import pathlib
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Mapping
@@ -11,26 +13,52 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+UPLOAD_SECONDS = 60.0
 
-def _event_writer(path: str):
-  """TensorBoard's own event writer; None where TensorBoard is not installed."""
-  # A module of this name tells TensorBoard to do without TensorFlow, which would take seconds to import,
-  # and memory of the GPU.
-  sys.modules.setdefault('tensorboard.compat.notf', types.ModuleType('tensorboard.compat.notf'))
-  try:
+
+class _Events:
+  """TensorBoard's own event writer.
+
+  It appends, which object stores cannot: for one, the file is written on this machine and its whole is
+  uploaded every minute.
+
+  Raises:
+    ImportError: TensorBoard is not installed.
+  """
+
+  def __init__(self, path: epath.Path):
+    # A module of this name tells TensorBoard to do without TensorFlow, which would take seconds to import,
+    # and memory of the GPU.
+    sys.modules.setdefault('tensorboard.compat.notf', types.ModuleType('tensorboard.compat.notf'))
     from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined] (generated at import)
     from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
-  except ImportError:
-    return None
-  writer = EventFileWriter(path)
 
-  def write(step: int, scalars: Mapping[str, float]) -> None:
-    values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-    writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-    writer.flush()
+    self._event, self._summary = Event, Summary
+    self._path, self._local, self._uploaded = path, None, time.monotonic()
+    if '://' in str(path):
+      self._local = tempfile.TemporaryDirectory()
+    self._writer = EventFileWriter(self._local.name if self._local else str(path))
 
-  return write, writer.close
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+    self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
+    self._writer.flush()
+    if self._local and time.monotonic() - self._uploaded > UPLOAD_SECONDS:
+      self._upload()
+
+  def _upload(self) -> None:
+    assert self._local is not None
+    self._path.mkdir(parents=True, exist_ok=True)
+    for file in pathlib.Path(self._local.name).iterdir():
+      (self._path / file.name).write_bytes(file.read_bytes())
+    self._uploaded = time.monotonic()
+
+  def close(self) -> None:
+    self._writer.close()
+    if self._local:
+      self._upload()
+      self._local.cleanup()
 
 
 class MetricWriter:
@@ -47,7 +75,10 @@ class MetricWriter:
       kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
       self._lines = kept if step else []
     self._flush()
-    self._events = _event_writer(str(epath.Path(run_dir) / 'events'))
+    try:
+      self._events = _Events(epath.Path(run_dir) / 'events')
+    except ImportError:
+      self._events = None
 
   def write(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
     """Records the scalars of one step."""
@@ -55,7 +86,7 @@ class MetricWriter:
     self._lines.append(json.dumps({'step': step, 'split': split, 'time': round(time.time(), 3), **values}))
     self._flush()
     if self._events:
-      self._events[0](step, {f'{split}/{name}': value for name, value in values.items()})
+      self._events.write(step, {f'{split}/{name}': value for name, value in values.items()})
 
   def forget_after(self, step: int) -> None:
     """Drops the lines of later steps, which the run has gone back behind."""
@@ -69,7 +100,7 @@ class MetricWriter:
   def close(self) -> None:
     """Closes the event file."""
     if self._events:
-      self._events[1]()
+      self._events.close()
 
 
 def _step_of(line: str) -> int:

@@ -137,18 +137,19 @@ class Run:
   def _init(self, trainable: Trainable) -> Callable:
     return init_function(trainable, self.guard)
 
-  def _restore(self) -> None:
-    """Takes up the newest whole checkpoint, whichever layout it is in."""
+  def _restore(self, before: int | None = None) -> None:
+    """Takes up the newest whole checkpoint, or that before a step, whichever layout it is in."""
 
     def abstract(layout: str):
       init = self._init(self.trainable.with_layout(layout))
       return self.partitioner.state_sharding(init, *self.init_args)[1]
 
-    state, about = self.checkpoints.restore(abstract)
+    state, about = self.checkpoints.restore(abstract, before=before)
     if about['layout'] != self.trainable.layout:
       turn = lambda tree: self.trainable.relayout(tree, self.trainable.layout)  # noqa: E731
       state = self.partitioner.jit(turn, out_shardings=self.shardings)(state)
     self.state, self.step, self.position = state, about['step'], about['position']
+    self.rewinds = about['rewinds']
 
   def compile(self) -> None:
     """Compiles the step and the evaluation, so that what follows is steps."""
@@ -202,12 +203,17 @@ class Run:
     """Saves state and position in the background."""
     at, found = self.evaluated
     scores = found if at == self.step else None
-    self.checkpoints.save(self.step, self.state, self.position, self.trainable.layout, scores)
+    layout = self.trainable.layout
+    self.checkpoints.save(self.step, self.state, self.position, layout, scores, self.rewinds)
 
-  def rewind(self, first_bad: tuple[int, int]) -> None:
-    """Goes back to the last checkpoint and on with the data that comes next, or gives up."""
-    step, position = first_bad
-    if self.rewinds == self.guard.rewinds or self.checkpoints.latest() is None:
+  def rewind(self, step: int, position: int) -> None:
+    """Goes back to before the bad step `step`, whose batch began at `position`, and on with later data.
+
+    Raises:
+      errors.InputError: it did so often enough, or has nowhere to go; the batch is kept in a file.
+    """
+    earlier = self.checkpoints.has(before=step)
+    if self.rewinds >= self.guard.rewinds or not earlier:
       batch = next(self.batches.start(position, self.rows))
       path = self.run_dir / f'bad_batch_step_{step}_host_{jax.process_index()}.npz'
       with path.open('wb') as file:
@@ -217,15 +223,14 @@ class Run:
         f'or its gradient was not finite or exploded; lower the learning rate; the batch of that step is in '
         f'{path.name}, and the last checkpoint is kept'
       )
-    self.rewinds += 1
-    position = self.position
+    rewinds, onward = self.rewinds + 1, self.position
     self.checkpoints.wait()
-    self._restore()
-    self.position = position
+    self._restore(before=step)
+    self.rewinds, self.position = rewinds, onward
     if self.main:
       warnings.warn(
         f'{self.run_dir}: {self.guard.patience} bad steps in a row from step {step} on; '
-        f'going back to step {self.step}, on with example {position}',
+        f'going back to step {self.step}, on with example {onward}',
         stacklevel=2,
       )
 

@@ -1,0 +1,577 @@
+"""Checkpoints over a run's life: which are kept, what becomes of damaged ones, checksums, and layouts."""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+import zlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint.checkpoint_manager as orbax_manager
+import pytest
+import simple
+
+from v2meow_jax import errors
+from v2meow_jax.models.trainable import StageTrainable
+from v2meow_jax.models.transformer import TransformerConfig
+from v2meow_jax.partitioning import Partitioner
+from v2meow_jax.stages import Condition, Stage, Target
+from v2meow_jax.streams import Stream
+from v2meow_jax.training import checkpoints, loop, optimizers
+from v2meow_jax.training import run as run_lib
+from v2meow_jax.training.checkpoints import Checkpoints, restore_arrays
+from v2meow_jax.training.guard import Guard
+
+SEED = 3
+
+
+class Walk(simple.Simple):
+  """Adds up integers from each step's key and batch: any state has a closed form, without rounding."""
+
+  def __init__(self, width=3):
+    self.width = width
+
+  def init(self, rng, batch):
+    del rng, batch
+    return {'at': jnp.zeros(self.width, jnp.int32), 'halves': jnp.zeros(64, jnp.bfloat16)}
+
+  def step(self, state, batch, rng):
+    move = jax.random.randint(rng, (self.width,), -100, 100)
+    moved = {'at': state['at'] + move + batch['x'].sum(), 'halves': state['halves'] + 0.5}
+    return moved, {'loss': batch['loss'].mean()}
+
+  def evaluate(self, state, batch):
+    # Falls until 8 steps are made, then rises.
+    return {'loss': jnp.abs(state['halves'][0].astype(jnp.float32) - 4), 'weight': jnp.float32(1)}
+
+  def describe(self):
+    return {'kind': 'walk', 'width': self.width}
+
+  def weights(self, state):
+    return state['at']
+
+
+class Counting:
+  """Example n is the number n."""
+
+  batch_size = 2
+
+  def __init__(self, fail=None):
+    self.fail = fail
+
+  def describe(self):
+    return {}
+
+  def start(self, position, rows=None):
+    while position != self.fail:
+      yield {'x': np.arange(position, position + 2, dtype=np.int32), 'loss': np.ones(2, np.float32)}
+      position += 2
+    raise OSError('the disk went away')
+
+
+def expected(steps):
+  """The state after `steps` steps, added up in NumPy."""
+  root = jax.random.fold_in(jax.random.key(SEED), 1)
+  moves = [jax.random.randint(jax.random.fold_in(root, n), (3,), -100, 100) for n in range(steps)]
+  at = np.sum([np.asarray(move) for move in moves], 0, np.int32) + sum(range(2 * steps))
+  return {'at': at, 'halves': np.full(64, steps / 2, jnp.bfloat16)}
+
+
+def train(run_dir, **changed):
+  settings = {
+    'trainable': Walk(), 'batches': Counting(), 'total_steps': 12, 'log_every': 4, 'checkpoint_every': 3,
+    'seed': SEED,
+  }  # fmt: skip
+  return jax.device_get(loop.train(run_dir=run_dir, **(settings | changed)))
+
+
+def same(state, other):
+  jax.tree.map(np.testing.assert_array_equal, state, other)
+
+
+def some_state(seed=0):
+  return {'kernel': jax.random.normal(jax.random.key(seed), (4, 3)), 'count': jnp.int32(seed)}
+
+
+def saved_steps(run_dir):
+  return sorted(int(path.name) for path in (run_dir / 'checkpoints').iterdir() if path.name.isdigit())
+
+
+# Retention.
+
+
+def test_the_latest_and_the_best_are_kept(tmp_path):
+  made = Checkpoints(tmp_path, keep=2, keep_best=1)
+  for step, loss in enumerate([0.9, 0.2, 0.5, 0.3, 0.4, 0.8], 1):
+    made.save(step, some_state(step), position=step, metrics={'loss': loss, 'accuracy': 1 - step})
+  made.close()
+  assert saved_steps(tmp_path) == [2, 5, 6]
+
+
+def test_the_best_is_kept_although_later_ones_were_not_evaluated(tmp_path):
+  made = Checkpoints(tmp_path, keep=1, keep_best=2)
+  losses = {2: 0.5, 4: 0.1, 6: 0.3}
+  for step in range(1, 9):
+    score = {'loss': losses[step]} if step in losses else None
+    made.save(step, some_state(step), position=step, metrics=score)
+  made.close()
+  assert saved_steps(tmp_path) == [4, 6, 8]
+
+
+def test_the_best_is_still_known_after_a_resume(tmp_path):
+  for first in (1, 4, 7):
+    made = Checkpoints(tmp_path, keep=1, keep_best=1)
+    for step in range(first, first + 3):
+      made.save(step, some_state(step), position=step, metrics={'loss': abs(step - 2)})
+    made.close()
+  assert saved_steps(tmp_path) == [2, 9]
+
+
+def test_a_run_keeps_the_checkpoint_of_lowest_validation_loss(tmp_path):
+  settings = {'eval_batches': Counting(), 'eval_steps': 1, 'keep_best': 1, 'keep': 2, 'checkpoint_every': 2}
+  train(tmp_path, total_steps=16, eval_every=4, **settings)
+  assert saved_steps(tmp_path) == [8, 14, 16]
+
+
+def test_one_is_kept_for_every_so_many_hours(tmp_path, monkeypatch):
+  class Clock(datetime.datetime):
+    hours = 0.0
+
+    @classmethod
+    def now(cls, tz=None):
+      return datetime.datetime(2030, 1, 1, tzinfo=tz) + datetime.timedelta(hours=cls.hours)
+
+  class Module:
+    datetime, timedelta, timezone = Clock, datetime.timedelta, datetime.timezone
+
+  monkeypatch.setattr(orbax_manager, 'datetime', Module)
+  made = Checkpoints(tmp_path, keep=1, keep_hours=1)
+  for step, Clock.hours in enumerate([0.0, 0.4, 0.9, 1.1, 1.5, 2.0, 2.2, 2.3], 1):
+    made.save(step, some_state(step), position=step)
+    made.wait()
+  made.close()
+  # An hour and more after the last one kept, from the first on; and the latest.
+  assert saved_steps(tmp_path) == [1, 4, 7, 8]
+
+
+def test_hours_are_counted_over_resumes(tmp_path):
+  with contextlib.closing(Checkpoints(tmp_path, keep=9)) as made:
+    for step in range(1, 6):
+      made.save(step, some_state(step), position=step)
+  # As if they had been committed 5, 4.5, 4, 3 and 2.9 hours ago.
+  for step, hours in enumerate([5, 4.5, 4, 3, 2.9], 1):
+    path = tmp_path / 'checkpoints' / str(step) / '_CHECKPOINT_METADATA'
+    about = json.loads(path.read_text())
+    about['commit_timestamp_nsecs'] -= round(hours * 3600e9)
+    path.write_text(json.dumps(about))
+  with contextlib.closing(Checkpoints(tmp_path, keep=1, keep_hours=0.9)) as made:
+    for step in (6, 7):
+      made.save(step, some_state(step), position=step)
+  assert saved_steps(tmp_path) == [1, 3, 4, 6, 7]
+
+
+@pytest.mark.parametrize('wrong', [{'keep': 0}, {'keep_best': -1}, {'keep_hours': -0.5}])
+def test_keeping_nothing_or_less_is_refused(tmp_path, wrong):
+  with pytest.raises(errors.ConfigError, match='keep must be at least 1'):
+    Checkpoints(tmp_path, **wrong)
+  assert not list(tmp_path.iterdir())
+
+
+# Damage.
+
+
+@pytest.fixture(scope='module')
+def interrupted(tmp_path_factory):
+  """A run of 12 steps that the data ended after 10: checkpoints of 3, 6 and 9."""
+  run_dir = tmp_path_factory.mktemp('interrupted')
+  with pytest.raises(OSError, match='the disk went away'):
+    train(run_dir, batches=Counting(fail=20), keep=3)
+  assert saved_steps(run_dir) == [3, 6, 9]
+  return run_dir
+
+
+def flip(path, at=None):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2 if at is None else at] ^= 1
+  path.write_bytes(bytes(data))
+
+
+def cut(path):
+  os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+  os.truncate(path, 0)
+
+
+def gone(path):
+  path.unlink()
+
+
+def on(pattern, harm):
+  def damage(step):
+    found = [path for path in step.glob(pattern) if path.is_file()]
+    assert found
+    for path in found:
+      harm(path)
+
+  return damage
+
+
+DAMAGES = {
+  'an array file is cut short': on('state/d/*', cut),
+  'an array file is gone': on('state/d/*', gone),
+  'an array file is empty': on('state/d/*', empty),
+  'an array file has a flipped bit': on('state/d/*', flip),
+  "the arrays' index has a flipped bit": on('state/manifest.ocdbt', flip),
+  "the arrays' index is gone": on('state/manifest.ocdbt', gone),
+  "the state's metadata are cut short": on('state/_METADATA', cut),
+  'step and position are gone': on('data/metadata', gone),
+  'step and position are cut short': on('data/metadata', cut),
+  'the state is gone': lambda step: shutil.rmtree(step / 'state'),
+  'all is gone': lambda step: [shutil.rmtree(step), step.mkdir()],
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_moved_aside_and_the_run_ends_with_the_same_bits(
+  interrupted, tmp_path, damage
+):
+  run = tmp_path / 'run'
+  shutil.copytree(interrupted, run)
+  damage(run / 'checkpoints' / '9')
+  with pytest.warns(UserWarning, match='checkpoints/9: the checkpoint is damaged') as told:
+    same(train(run, keep=3), expected(12))
+  assert all('\n' not in str(warning.message) for warning in told)
+  assert (run / 'damaged_9').is_dir()
+  # The one in use was 6: 9 is made again.
+  assert saved_steps(run) == [6, 9, 12]
+  for path in (interrupted / 'checkpoints' / '6').rglob('*'):
+    assert path.is_dir() or path.read_bytes() == (run / path.relative_to(interrupted)).read_bytes()
+  rows = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+  assert [row['step'] for row in rows] == [4, 8, 12]
+
+
+def test_any_file_of_a_checkpoint_may_be_damaged(tmp_path):
+  whole = tmp_path / 'whole'
+  with contextlib.closing(Checkpoints(whole)) as made:
+    for step in (1, 2):
+      made.save(step, some_state(step), position=10 * step)
+  shapes = checkpoints.abstract(some_state())
+  files = [path.relative_to(whole) for path in (whole / 'checkpoints' / '2').rglob('*') if path.is_file()]
+  found = set()
+  for number, path in enumerate(sorted(files)):
+    for harm in (gone, cut, flip):
+      run = tmp_path / f'{number}_{harm.__name__}'
+      shutil.copytree(whole, run)
+      harm(run / path)
+      with warnings.catch_warnings(), contextlib.closing(Checkpoints(run)) as made:
+        warnings.simplefilter('ignore')
+        state, about = made.restore(shapes)
+      # Either it does not matter, or the one before is taken: in no case something else.
+      same(jax.device_get(state), jax.device_get(some_state(about['step'])))
+      assert about['position'] == 10 * about['step']
+      assert saved_steps(run) == ([1, 2] if about['step'] == 2 else [1]), (path, harm)
+      found.add(about['step'])
+  assert found == {1, 2}
+
+
+def test_a_flipped_bit_in_the_position_is_noticed(tmp_path):
+  with contextlib.closing(Checkpoints(tmp_path)) as made:
+    for step in (1, 2):
+      made.save(step, some_state(step), position=1000 * step)
+  path = tmp_path / 'checkpoints' / '2' / 'data' / 'metadata'
+  flip(path, path.read_text().index('2000'))  # 3000
+  with warnings.catch_warnings(), contextlib.closing(Checkpoints(tmp_path)) as made:
+    warnings.simplefilter('ignore')
+    assert made.restore(checkpoints.abstract(some_state()))[1]['position'] == 1000
+
+
+def test_a_wrong_state_that_reads_well_is_told_by_its_checksum(tmp_path):
+  with contextlib.closing(Checkpoints(tmp_path)) as made:
+    for step in (1, 2):
+      made.save(step, some_state(step), position=step)
+  # Every file is whole, but the arrays are another step's.
+  steps = tmp_path / 'checkpoints'
+  shutil.rmtree(steps / '2' / 'state')
+  shutil.copytree(steps / '1' / 'state', steps / '2' / 'state')
+  with pytest.warns(UserWarning, match='checksum'):
+    assert restore_arrays(tmp_path)[1] == 1
+  assert saved_steps(tmp_path) == [1, 2]  # reading weights moves nothing
+  with pytest.warns(UserWarning, match='checksum'), contextlib.closing(Checkpoints(tmp_path)) as made:
+    assert made.restore(checkpoints.abstract(some_state()))[1]['step'] == 1
+  assert saved_steps(tmp_path) == [1] and (tmp_path / 'damaged_2').is_dir()
+
+
+def test_the_same_step_may_be_damaged_twice(interrupted, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(interrupted, run)
+  for _ in range(2):
+    on('state/d/*', flip)(run / 'checkpoints' / '9')
+    with pytest.warns(UserWarning, match='damaged'), pytest.raises(OSError, match='the disk went away'):
+      train(run, keep=3, batches=Counting(fail=20))
+    assert saved_steps(run) == [3, 6, 9]
+  same(train(run, keep=3), expected(12))
+
+
+def test_where_all_are_damaged_the_run_is_refused_and_nothing_is_deleted(interrupted, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(interrupted, run)
+  for step in saved_steps(run):
+    on('state/d/*', flip)(run / 'checkpoints' / str(step))
+  before = {path: path.read_bytes() for path in (run / 'checkpoints').rglob('*') if path.is_file()}
+  unreadable = pytest.raises(errors.BundleError, match='no checkpoint can be read')
+  with pytest.warns(UserWarning), unreadable as told:
+    train(run)
+  assert '\n' not in str(told.value) and 'restore the folder from a backup' in str(told.value)
+  with pytest.warns(UserWarning), pytest.raises(errors.BundleError, match='no checkpoint can be read'):
+    restore_arrays(run)
+  assert {path: path.read_bytes() for path in (run / 'checkpoints').rglob('*') if path.is_file()} == before
+  assert not list(run.glob('damaged_*'))
+
+
+def test_a_mismatch_names_the_array_and_both_shapes(interrupted, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(interrupted, run)
+  with pytest.raises(errors.BundleError) as told:
+    train(run, trainable=Walk(width=4))
+  assert '(trainable/at is int32 3 there and int32 4 here)' in str(told.value)
+  assert saved_steps(run) == [3, 6, 9] and not list(run.glob('damaged_*'))
+
+
+# Checksums.
+
+
+def by_hand(flat):
+  """The checksum from names and NumPy arrays: 32-bit words (small elements widened), weighted by name."""
+  total = 0
+  for name, value in flat.items():
+    size = min(value.dtype.itemsize, 4)
+    words = np.frombuffer(value.tobytes(), f'<u{size}').astype(np.uint64)
+    total += (zlib.crc32(name.encode()) | 1) * int(words.sum())
+  return total % 2**32
+
+
+def leaves():
+  rng = np.random.default_rng(1)
+  return {
+    'bool': rng.integers(0, 2, 24).astype(bool),
+    'bfloat16': rng.standard_normal((8, 6)).astype(jnp.bfloat16),
+    'float16': rng.standard_normal(16).astype(np.float16),
+    'float32': rng.standard_normal((16, 3)).astype(np.float32),
+    'int8': rng.integers(-128, 127, 8).astype(np.int8),
+    'int32': rng.integers(-(2**31), 2**31 - 1, (8, 2)).astype(np.int32),
+    'uint32': rng.integers(0, 2**32 - 1, 8).astype(np.uint32),
+    'scalar': np.int32(-5),
+  }
+
+
+WIDE = ('float64', 'int64', 'uint64')
+ON_MESHES = """
+import json, sys
+import jax
+jax.config.update('jax_enable_x64', True)
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+sys.path.insert(0, sys.argv[1])
+import test_retention as t
+from v2meow_jax.training.checkpoints import digest
+tree = t.leaves() | {name: t.wide_leaf(name) for name in t.WIDE}
+found = []
+for shape in ((1, 1), (8, 1), (4, 2), (2, 4)):
+  mesh = Mesh(np.array(jax.devices()[: shape[0] * shape[1]]).reshape(shape), ('a', 'b'))
+  for axis in ('a', ('a', 'b')):
+    put = lambda x: jax.device_put(x, NamedSharding(mesh, P(axis) if x.ndim else P()))
+    found.append(digest(jax.tree.map(put, tree)))
+print(json.dumps(found))
+"""
+
+
+def wide_leaf(name):
+  return (1e15 * np.random.default_rng(2).standard_normal((8, 4))).astype(name)
+
+
+def test_the_checksum_is_the_same_on_every_mesh_and_counted_by_hand():
+  flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'JAX_PLATFORMS': 'cpu'}
+  code = [sys.executable, '-c', ON_MESHES, os.path.dirname(__file__)]
+  here = os.path.dirname(__file__)
+  path = os.pathsep.join([here, os.path.dirname(here)])
+  done = subprocess.run(code, capture_output=True, text=True, env=os.environ | flags | {'PYTHONPATH': path})
+  assert done.returncode == 0, done.stderr
+  wanted = by_hand(leaves() | {name: wide_leaf(name) for name in WIDE})
+  assert json.loads(done.stdout) == [wanted] * 8
+
+
+@pytest.mark.parametrize('name', leaves())
+def test_one_flipped_bit_changes_the_checksum(name):
+  tree = leaves()
+  before = checkpoints.digest(jax.tree.map(jnp.asarray, tree))
+  assert before == by_hand(tree)
+  rng = np.random.default_rng(3)
+  value = np.array(tree[name])
+  for _ in range(3):
+    data = bytearray(value.tobytes())
+    bit = 0 if name == 'bool' else rng.integers(8)
+    data[rng.integers(len(data))] ^= 1 << bit
+    changed = np.frombuffer(bytes(data), value.dtype).reshape(value.shape)
+    assert checkpoints.digest(jax.tree.map(jnp.asarray, tree | {name: changed})) != before
+
+
+def test_the_checksum_knows_which_array_is_which():
+  a, b = np.arange(4, dtype=np.int32), np.arange(4, 8, dtype=np.int32)
+  digests = {checkpoints.digest(tree) for tree in ({'a': a, 'b': b}, {'a': b, 'b': a}, {'a': a, 'c': b})}
+  assert len(digests) == 3
+
+
+# Layouts.
+
+MOTION, TOKENS = Stream('video/motion', 'embedding', 4, 3), Stream('audio/acoustic', 'tokens', 5, 2, 16)
+STAGE = Stage('layout', (Condition(MOTION, dropout=0.2),), Target(TOKENS, (0, 1)), 2)
+
+
+class Tokens:
+  """Examples of `STAGE` that are a function of their number."""
+
+  batch_size = 2
+
+  def describe(self):
+    return {}
+
+  def start(self, position, rows=None):
+    while True:
+      rng = np.random.default_rng(position)
+      batch = {
+        'video/motion': rng.standard_normal((2, 8, 3)).astype(np.float32),
+        'audio/acoustic': rng.integers(0, 4, (2, 10, 2)).astype(np.int32),
+      }
+      for name, value in list(batch.items()):
+        batch |= {f'{name}/mask': np.ones(value.shape[:2], bool), f'{name}/offset': np.zeros(2, np.float32)}
+      yield batch
+      position += 2
+
+
+def stage_trainable(scan, optimizer=None):
+  config = TransformerConfig(layers=2, width=8, heads=2, mlp=12, scan_layers=scan)
+  return StageTrainable(STAGE, config, optimizer or optimizers.adamw(1e-3, clip_norm=0), ema_decay=0.9)
+
+
+def train_stage(run_dir, scan, total_steps):
+  settings = {'total_steps': total_steps, 'log_every': 1, 'checkpoint_every': 3, 'seed': 5}
+  return jax.device_get(
+    loop.train(run_dir=run_dir, trainable=stage_trainable(scan), batches=Tokens(), **settings)
+  )
+
+
+def opened(run_dir, trainable):
+  """The state that a run begins with, without a step."""
+  begun = run_lib.Run(
+    run_dir, trainable, Tokens(), None, Partitioner(), run_lib.Settings(total_steps=6), Guard(), None, 5
+  )
+  begun.open(None, None)
+  begun.checkpoints.close()
+  assert begun.shardings.keys() == begun.state.keys()
+  return begun.state['trainable'], begun.step
+
+
+def losses(run_dir):
+  rows = [json.loads(line) for line in (run_dir / 'metrics.jsonl').read_text().splitlines()]
+  return [row['loss'] for row in rows]
+
+
+@pytest.fixture(scope='module')
+def in_one_layout(tmp_path_factory):
+  """Runs of 6 steps with a checkpoint in the middle: scanned or not -> folder and final state."""
+  made = {}
+  for scan in (False, True):
+    folder = tmp_path_factory.mktemp('scanned' if scan else 'unrolled')
+    made[scan] = (folder, train_stage(folder, scan, 6))
+  return made
+
+
+@pytest.fixture
+def halfway(in_one_layout, tmp_path):
+  """Copies of those runs as they were after 3 steps."""
+  for scan, (folder, _) in in_one_layout.items():
+    shutil.copytree(folder, tmp_path / str(scan))
+    shutil.rmtree(tmp_path / str(scan) / 'checkpoints' / '6')
+  return {scan: tmp_path / str(scan) for scan in in_one_layout}
+
+
+def stacked(tree):
+  """Layers of an unrolled tree along a new first axis, by NumPy; everything else as it is."""
+  if not isinstance(tree, dict):
+    return np.asarray(tree)
+  names = [f'layer_{n}' for n in range(sum(name.startswith('layer_') for name in tree))]
+  rest = {name: stacked(value) for name, value in tree.items() if name not in names}
+  if names:
+    rest['layers'] = jax.tree.map(lambda *leaves: np.stack(leaves), *(tree[name] for name in names))
+  return rest
+
+
+def arrays(state):
+  """Parameters, average and both moments as plain dictionaries."""
+  is_adam = lambda x: isinstance(x, optax.ScaleByAdamState)  # noqa: E731
+  moments = next(filter(is_adam, jax.tree.leaves(state['opt_state'], is_leaf=is_adam)))
+  return {'params': state['params'], 'ema': state['ema'], 'mu': moments.mu, 'nu': moments.nu}
+
+
+@pytest.mark.parametrize(
+  'scan', [True, pytest.param(False, marks=pytest.mark.slow)], ids=['scanned', 'unrolled']
+)
+def test_a_run_goes_on_in_the_other_layout(in_one_layout, halfway, scan):
+  run = halfway[not scan]
+  begun, _ = opened(run, stage_trainable(not scan))
+  converted, step = opened(run, stage_trainable(scan))
+  assert step == 3
+  assert 'layers' in (converted if scan else begun)['params']['transformer']
+  ours, theirs = (converted, begun) if scan else (begun, converted)
+  same(jax.device_get(arrays(ours)), stacked(arrays(theirs)))
+  before = losses(run)[:3]
+  final = train_stage(run, scan, 6)
+  folder, undisturbed = in_one_layout[scan]
+  assert losses(run)[:3] == before
+  # float32: the layouts add in another order, through three updates; Adam divides by small numbers.
+  np.testing.assert_allclose(losses(run)[3:], losses(folder)[3:], rtol=1e-5)
+  close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3)  # noqa: E731
+  jax.tree.map(close, final['params'], undisturbed['params'])
+  # Saved in the new layout from then on.
+  assert ('layers' in restore_arrays(run)[0]['trainable']['params']['transformer']) == scan
+
+
+@pytest.mark.parametrize(
+  'scan', [True, pytest.param(False, marks=pytest.mark.slow)], ids=['scanned', 'unrolled']
+)
+def test_a_factored_optimiser_changes_its_layout_too(tmp_path, scan):
+  optimizer = optimizers.adafactor(1e-2)
+  begun, _ = opened(tmp_path, stage_trainable(not scan, optimizer))
+  with contextlib.closing(Checkpoints(tmp_path)) as made:
+    whole = {'trainable': begun, 'guard': Guard().init()}
+    made.save(4, whole, 8, stage_trainable(not scan).layout)
+  trainable = stage_trainable(scan, optimizer)
+  state, step = opened(tmp_path, trainable)
+  batch = next(Tokens().start(0))
+  wanted = jax.eval_shape(lambda: nn.unbox(trainable.init(jax.random.key(0), batch)))
+  assert step == 4 and jax.tree.structure(state) == jax.tree.structure(wanted)
+  for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
+    assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+  jax.eval_shape(trainable.step, state, batch, jax.random.key(0))
+
+
+def test_another_number_of_layers_is_refused_in_either_layout(halfway):
+  for scan, found in (
+    (False, r'layer_2/\S+ is none there and float32'),
+    (True, r'layers/\S+ is .* there and'),
+  ):
+    trainable = stage_trainable(scan)
+    trainable = dataclasses.replace(trainable, config=dataclasses.replace(trainable.config, layers=3))
+    with pytest.raises(errors.BundleError, match=found):
+      opened(halfway[scan], trainable)
