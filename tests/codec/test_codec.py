@@ -68,7 +68,7 @@ def test_stereo_goes_through():
     np.zeros(64),
     np.zeros((64, 2)),
     np.zeros((0, 1)),
-    np.zeros((1, 64, 1)),
+    np.zeros((1, 1, 64, 1)),
     np.full((64, 1), np.nan),
     np.full((64, 1), np.inf),
   ],

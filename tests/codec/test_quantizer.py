@@ -163,7 +163,7 @@ def test_update_is_a_moving_average_of_residuals():
   books, points = random_books(), latents(16)
   dropout = QuantizerConfig(levels=3, codes=8, dimension=4, decay=0.9, dead_below=0.0)
   _, _, codes, observed = quantize(dropout, books, jnp.asarray(points), jax.random.key(0))
-  new = update(dropout, books, codes, observed, jax.random.key(1))
+  new, _ = update(dropout, books, codes, observed, jax.random.key(1))
   residuals, weights = (np.asarray(x, np.float64) for x in observed)
   counts, sums = 0.9 * np.asarray(books.counts, np.float64), 0.9 * np.asarray(books.sums, np.float64)
   for b, t, k in np.ndindex(16, 7, 3):
@@ -182,7 +182,7 @@ def test_a_dead_code_becomes_a_residual_of_the_batch_and_a_living_one_stays():
   far = books.vectors.at[:, 2].set(100.0)  # nothing is near it
   books = Codebooks(far, books.counts.at[:, 2].set(0.2), far * 5.0)
   _, _, codes, observed = quantize(config, books, jnp.asarray(points))
-  new = update(config, books, codes, observed, jax.random.key(0))
+  new, _ = update(config, books, codes, observed, jax.random.key(0))
   for k in range(2):
     residuals = np.asarray(observed[0])[:, :, k].reshape(-1, 4)
     distance = np.abs(residuals[:, None] - np.asarray(new.vectors[k])[None]).max(-1).min(0)
@@ -204,7 +204,7 @@ def test_updates_lead_the_books_to_the_means_of_clusters():
   books = Codebooks(start, jnp.full((1, 2), 10.0), start * 10.0)
   for _ in range(40):
     _, _, codes, observed = quantize(config, books, points)
-    books = update(config, books, codes, observed, jax.random.key(0))
+    books, _ = update(config, books, codes, observed, jax.random.key(0))
   means = [points[0, :50].mean(0), points[0, 50:].mean(0)]
   # The start's share has decayed to 0.8^40 = 1.3e-4 of its distance of 1.5.
   np.testing.assert_allclose(books.vectors[0], means, atol=1e-3)

@@ -235,7 +235,7 @@ def rewound(log_every):
 def test_bad_steps_in_a_row_go_back_to_the_checkpoint_and_on_with_the_next_data(tmp_path, log_every):
   bad, after, counted = rewound(log_every)
   batches = Counting(bad)
-  with pytest.warns(UserWarning, match='5 bad steps in a row from step 8 on; going back to step 6'):
+  with pytest.warns(UserWarning, match='5 bad steps in a row from step 8 on, .*; going back to step 6'):
     final = train(tmp_path, batches, log_every=log_every)
   same(final, expected(counted))
   assert batches.starts == [0, 0, 2 * after]
@@ -332,3 +332,28 @@ def test_zero_rewinds_and_a_patience_of_one_stop_at_the_first_bad_step(tmp_path)
 def test_settings_that_mean_nothing_are_refused(wrong):
   with pytest.raises(errors.ConfigError, match='Guard'):
     Guard(**wrong)
+
+
+def test_a_step_that_raises_an_alarm_is_undone_and_the_alarm_named(tmp_path):
+  class Alarmed(Walk):
+    def step(self, state, batch, rng):
+      state, metrics = super().step(state, batch, rng)
+      on = (metrics['loss'] > 1 + 8.5 / 64).astype(jnp.float32)  # a loss names its batch
+      return state, metrics | {'alarm/codebooks': on, 'alarm/other': jnp.float32(0)}
+
+  with (
+    pytest.warns(UserWarning, match='from step 10 on, as there was an alarm of codebooks; going back'),
+    pytest.raises(
+      errors.InputError, match='from step 10 on were skipped, as there was an alarm of codebooks;'
+    ),
+  ):
+    loop.train(
+      run_dir=tmp_path,
+      trainable=Alarmed(),
+      batches=Counting(),
+      total_steps=30,
+      checkpoint_every=3,
+      log_every=1,
+      seed=SEED,
+    )
+  same(restore_arrays(tmp_path)[0]['trainable'], expected([(n, n) for n in range(9)]))

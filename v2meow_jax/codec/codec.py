@@ -3,7 +3,10 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +16,20 @@ from jaxtyping import Float, Int
 import gin
 from v2meow_jax import description, errors, linen
 from v2meow_jax.codec import quantizer
+from v2meow_jax.codec import stream as streaming
+from v2meow_jax.codec.dac import DacConfig
+from v2meow_jax.codec.encodec import EncodecConfig
+from v2meow_jax.codec.factorized import FactorizedConfig
+from v2meow_jax.codec.parts import Part
 from v2meow_jax.codec.soundstream import SoundStreamConfig
 from v2meow_jax.codec.spectral import SpectralConfig
+from v2meow_jax.codec.stream import State
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
+
+NetworkConfig = SoundStreamConfig | SpectralConfig | DacConfig | EncodecConfig
+# Longer signals are run in blocks of so many seconds.
+BLOCK_SECONDS = 10
 
 
 @gin.register
@@ -25,15 +38,15 @@ class CodecConfig:
   """A network with its quantiser.
 
   Attributes:
-    network: `SoundStreamConfig` or `SpectralConfig`.
+    network: `SoundStreamConfig`, `SpectralConfig`, `DacConfig` or `EncodecConfig`.
     quantizer: the residual quantiser's settings.
     sample_rate: in Hz.
     channels: of the audio.
     stream: name of the token stream that the codec makes.
   """
 
-  network: SoundStreamConfig | SpectralConfig
-  quantizer: quantizer.QuantizerConfig
+  network: NetworkConfig
+  quantizer: quantizer.QuantizerConfig | FactorizedConfig
   sample_rate: int = 24000
   channels: int = 1
   stream: str = 'audio/acoustic'
@@ -53,7 +66,10 @@ class CodecConfig:
     return Stream(self.stream, 'tokens', rate, self.quantizer.levels, self.quantizer.codes)
 
 
-TYPES = (CodecConfig, SoundStreamConfig, SpectralConfig, quantizer.QuantizerConfig)
+TYPES = (
+  CodecConfig, SoundStreamConfig, SpectralConfig, DacConfig, EncodecConfig, quantizer.QuantizerConfig,
+  FactorizedConfig,
+)  # fmt: skip
 
 
 class Codec:
@@ -61,42 +77,71 @@ class Codec:
 
   Args:
     config: what to build.
-    weights: `{'params': tree, 'codebooks': [levels, codes, dimension]}`.
+    weights: `{'params': tree, 'codebooks': what the quantiser's `encode` and `decode` take}`.
     identity: of the weights as trained, where these are stored in fewer bits; computed by default.
+    dtype: of the network's arithmetic; the quantiser's is float32.
   """
 
   needs = 'audio'
 
-  def __init__(self, config: CodecConfig, weights: dict, identity: dict | None = None):
-    self.config = config
+  def __init__(
+    self, config: CodecConfig, weights: dict, identity: dict | None = None, dtype: str = 'float32'
+  ):
+    self.config, self.dtype = config, dtype
     self.weights = jax.tree.map(lambda x: np.asarray(x, np.float32), weights)
     self.stream = config.tokens
     self._identity = identity
-    network = config.build()
+    network, rvq = config.build(), config.quantizer
+
+    def narrow(x):
+      return jax.tree.map(lambda leaf: leaf.astype(dtype), x)
+
+    def wide(x):
+      return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), x)
+
+    @functools.partial(jax.jit, static_argnames='method')
+    def run(weights, x, *carry, method):
+      return wide(linen.call(network, narrow(weights['params']), narrow(x), *narrow(carry), method=method))
 
     @jax.jit
     def encode(weights, audio):
-      latents = linen.call(network, weights['params'], audio, method='encode')
-      return quantizer.encode(weights['codebooks'], latents)[0]
+      return rvq.encode(weights['codebooks'], run(weights, audio, method='encode'))
 
     @jax.jit
     def decode(weights, codes):
-      latents = quantizer.decode(weights['codebooks'], codes)
-      return linen.call(network, weights['params'], latents, method='decode')
+      return run(weights, rvq.decode(weights['codebooks'], codes), method='decode')
 
-    self._encode, self._decode = encode, decode
+    self._run, self._encode, self._decode = run, encode, decode
+    self._quantize = jax.jit(lambda weights, latents: rvq.encode(weights['codebooks'], latents))
+    self._dequantize = jax.jit(lambda weights, codes: rvq.decode(weights['codebooks'], codes))
 
   def __reduce__(self):
-    return Codec, (
-      self.config,
-      self.weights,
-      self._identity,
-    )  # compiled functions do not travel to other processes
+    # Compiled functions do not travel to other processes.
+    return Codec, (self.config, self.weights, self._identity, self.dtype)
+
+  def with_dtype(self, dtype: str) -> 'Codec':
+    """The same codec in another precision."""
+    return Codec(self.config, self.weights, self.identity, dtype)
 
   @property
   def sample_rate(self) -> int:
     """Of the audio, in Hz."""
     return self.config.sample_rate
+
+  @property
+  def channels(self) -> int:
+    """Of the audio."""
+    return self.config.channels
+
+  @property
+  def hop(self) -> int:
+    """Samples a frame."""
+    return self.config.network.hop
+
+  @property
+  def block(self) -> int:
+    """Frames that are run at once of long signals."""
+    return max(1, int(BLOCK_SECONDS * self.stream.rate))
 
   @functools.cached_property
   def _own_identity(self) -> dict:
@@ -110,36 +155,151 @@ class Codec:
     """What `streams.json` records: the settings and a hash of the weights."""
     return self._identity or self._own_identity
 
-  def encode(self, audio: Float[np.ndarray, 'samples channels']) -> Int[np.ndarray, 'time levels']:
-    """Codes of audio at the codec's rate and number of channels; the last frame is filled with zeros.
+  def encode(
+    self, audio: Float[np.ndarray, '*batch samples channels']
+  ) -> Int[np.ndarray, '*batch time levels']:
+    """Codes of audio at the codec's rate and number of channels; a last frame that is not full counts.
+
+    Long audio is run in blocks, in constant memory; the result is that of the whole.
 
     Raises:
       ValueError: another number of channels, no samples, or values that are not finite.
     """
-    if audio.ndim != 2 or audio.shape[1] != self.config.channels or not len(audio):
-      raise ValueError(f'audio of shape {audio.shape}; the codec takes [samples > 0, {self.config.channels}]')
+    if audio.ndim not in (2, 3) or audio.shape[-1] != self.channels or not audio.size:
+      raise ValueError(f'audio of shape {audio.shape}; the codec takes [samples > 0, {self.channels}]')
     if not np.isfinite(audio).all():
       raise ValueError('the audio holds values that are not finite')
-    hop = self.config.network.hop
-    padded = np.pad(audio.astype(np.float32), ((0, -len(audio) % hop), (0, 0)))
-    return np.asarray(self._encode(self.weights, padded[None])[0])
+    rows = np.asarray(audio, np.float32)
+    rows = rows if audio.ndim == 3 else rows[None]
+    if rows.shape[1] > 2 * self.block * self.hop:
+      step = self.block * self.hop
+      made = list(self.encode_blocks(rows[:, at : at + step] for at in range(0, rows.shape[1], step)))
+      codes = np.concatenate(made, 1)
+    else:
+      codes = np.asarray(self._encode(self.weights, self._filled(rows)))
+    return codes if audio.ndim == 3 else codes[0]
 
-  def decode(self, codes: Int[np.ndarray, 'time levels']) -> Float[np.ndarray, 'samples channels']:
+  def decode(
+    self, codes: Int[np.ndarray, '*batch time levels']
+  ) -> Float[np.ndarray, '*batch samples channels']:
     """Audio of time x hop samples from the codes of the first `levels` levels.
 
     Raises:
       ValueError: codes of another shape or beyond the vocabulary.
     """
+    self._check_codes(codes, codes.ndim not in (2, 3))
+    rows = codes if codes.ndim == 3 else codes[None]
+    if rows.shape[1] > 2 * self.block:
+      blocks = (rows[:, at : at + self.block] for at in range(0, rows.shape[1], self.block))
+      audio = np.concatenate(list(self.decode_blocks(blocks)), 1)
+    else:
+      audio = np.asarray(self._decode(self.weights, jnp.asarray(rows, jnp.int32)))
+    # Odd strides leave the last samples out.
+    lacks = rows.shape[1] * self.hop - audio.shape[1]
+    audio = np.pad(audio, ((0, 0), (0, lacks), (0, 0))) if lacks else audio
+    return audio if codes.ndim == 3 else audio[0]
+
+  def encode_blocks(
+    self, blocks: Iterable[Float[np.ndarray, 'batch samples channels']]
+  ) -> Iterator[np.ndarray]:
+    """Codes of audio that comes in blocks of whole frames, but for the last; [batch, frames, levels] each."""
+    stream = streaming.Stream(self.config.network.parts('encode'), self._part, self.block)
+    state = stream.start()
+    for block, last in _marked(blocks):
+      x = self._filled(np.asarray(block, np.float32)) if last else block
+      state, latents = stream.push(state, x, last)
+      if latents is not None:
+        yield np.asarray(self._quantize(self.weights, latents))
+
+  def decode_blocks(self, blocks: Iterable[Int[np.ndarray, 'batch frames levels']]) -> Iterator[np.ndarray]:
+    """Audio of codes that come in blocks of any number of frames; [batch, samples, channels] each."""
+    decoder = self.decoder()
+    state = decoder.start()
+    for block, last in _marked(blocks):
+      state, audio = decoder.push(state, block, last)
+      if audio is not None:
+        yield audio
+
+  def decoder(self, block: int | None = None) -> 'StreamingDecoder':
+    """A decoder that is fed frame by frame or in blocks.
+
+    Args:
+      block: frames that are fed at once, to compile for; by default as many as long signals are run in.
+    """
+    return StreamingDecoder(self, block or self.block)
+
+  def _filled(self, audio: np.ndarray) -> np.ndarray:
+    """The audio with zeros to a full last frame, unless the network reflects it there."""
+    if not self.config.network.whole_frames:
+      return audio
+    return np.pad(audio, ((0, 0), (0, -audio.shape[1] % self.hop), (0, 0)))
+
+  def _part(self, part: Part, x: Any, carry: Any) -> tuple[Any, Any]:
+    arguments = () if carry is None else (carry,)
+    y = self._run(self.weights, x, *arguments, method=part.method)
+    return y if part.recurrent else (y, None)
+
+  def _check_codes(self, codes: np.ndarray, misshapen: bool) -> None:
     levels, vocabulary = self.stream.width, self.stream.codes
-    if codes.ndim != 2 or not len(codes) or not 1 <= codes.shape[1] <= levels:
+    if misshapen or not codes.size or not 1 <= codes.shape[-1] <= levels:
       raise ValueError(f'codes of shape {codes.shape}; the codec takes [time > 0, 1 to {levels} levels]')
     if codes.min() < 0 or codes.max() >= vocabulary:
       raise ValueError(
         f'codes reach from {codes.min()} to {codes.max()}; the codec has 0 to {vocabulary - 1}'
       )
-    return np.asarray(self._decode(self.weights, jnp.asarray(codes, jnp.int32)[None])[0])
 
   def encode_clip(self, clip: MediaClip) -> Int[np.ndarray, 'time levels']:
     """Codes of a clip of a media file; `Encoder`'s method."""
-    audio = clip.audio(self.sample_rate, self.config.channels)
+    audio = clip.audio(self.sample_rate, self.channels)
     return self.encode(audio)[: self.stream.length(clip.duration)]
+
+
+class StreamingDecoder:
+  """Codes in, audio out, as it becomes known; the state is the caller's.
+
+  Up to the order of float32 sums the audio is that of `Codec.decode` for all codes at once.
+
+  Attributes:
+    delay: frames of codes that must be there beyond those whose audio is given.
+    lead: as many more are needed before the first audio.
+  """
+
+  def __init__(self, codec: Codec, block: int):
+    parts = codec.config.network.parts('decode')
+    self._codec, self._stream = codec, streaming.Stream(parts, codec._part, block)
+    ahead = list(itertools.accumulate(part.after for part in parts))
+    self.delay = ahead[-1]
+    self.lead = max(0, *(sum(pair) for pair in zip(ahead, (p.lead for p in parts), strict=True))) - self.delay
+
+  def start(self) -> State:
+    """The state before any code."""
+    return self._stream.start()
+
+  def push(
+    self, state: State, codes: Int[np.ndarray, 'batch frames levels'], last: bool = False
+  ) -> tuple[State, Float[np.ndarray, 'batch samples channels'] | None]:
+    """Takes codes of one or more frames; gives the new state and the audio that is now known, or None.
+
+    Args:
+      state: from `start` or from the push before.
+      codes: the next ones.
+      last: nothing comes after them.
+
+    Raises:
+      ValueError: codes of another shape or beyond the vocabulary.
+    """
+    codec = self._codec
+    codec._check_codes(codes, codes.ndim != 3)
+    latents = np.asarray(codec._dequantize(codec.weights, jnp.asarray(codes, jnp.int32)))
+    return self._stream.push(state, latents, last)
+
+
+def _marked(blocks: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+  """Each block, and whether it is the last."""
+  waiting, have = None, False
+  for block in blocks:
+    if have:
+      yield waiting, False
+    waiting, have = block, True
+  if have:
+    yield waiting, True

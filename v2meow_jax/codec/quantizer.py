@@ -46,6 +46,18 @@ class QuantizerConfig:
     if not 0 < self.decay < 1:
       raise errors.ConfigError(f'quantiser: decay {self.decay} is not between 0 and 1')
 
+  def encode(
+    self, books: Float[Array, 'levels codes d'], latents: Float[Array, '*n d']
+  ) -> Int[Array, '*n levels']:
+    """Codes of each level."""
+    return encode(books, latents)[0]
+
+  def decode(
+    self, books: Float[Array, 'levels codes d'], codes: Int[Array, '*n used']
+  ) -> Float[Array, '*n d']:
+    """Latents that codes of the first `used` levels stand for."""
+    return decode(books, codes)
+
 
 @flax.struct.dataclass
 class Codebooks:
@@ -143,8 +155,14 @@ def quantize(
 
 def update(
   config: QuantizerConfig, books: Codebooks, codes: Int[Array, 'batch time levels'], observed, key: Array
-) -> Codebooks:
-  """Moves the codebooks towards the residuals assigned to them, and replaces dead codes."""
+) -> tuple[Codebooks, Float[Array, ' levels']]:
+  """Moves the codebooks towards the residuals assigned to them, and replaces dead codes.
+
+  The sums run over the whole batch, whichever devices hold it: every mesh gives the same codebooks.
+
+  Returns:
+    The codebooks, and the share of each level's codes that were replaced.
+  """
   residuals, weights = observed
 
   def update_level(vectors, counts, sums, index, residual, weight, key):
@@ -161,12 +179,12 @@ def update(
     counts = jnp.where(dead, share, counts)
     sums = jnp.where(dead[:, None], drawn * share, sums)
     vectors = jnp.where(dead[:, None], drawn, sums / jnp.maximum(counts, 1e-6)[:, None])
-    return vectors, counts, sums
+    return vectors, counts, sums, jnp.mean(dead.astype(counts.dtype))
 
-  vectors, counts, sums = jax.vmap(update_level, in_axes=(0, 0, 0, -1, -2, -1, 0))(
+  vectors, counts, sums, replaced = jax.vmap(update_level, in_axes=(0, 0, 0, -1, -2, -1, 0))(
     books.vectors, books.counts, books.sums, codes, residuals, weights, jax.random.split(key, config.levels)
   )
-  return Codebooks(vectors=vectors, counts=counts, sums=sums)
+  return Codebooks(vectors=vectors, counts=counts, sums=sums), replaced
 
 
 def usage(

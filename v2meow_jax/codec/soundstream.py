@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ from jaxtyping import Array, Float
 
 import gin
 from v2meow_jax import errors
+from v2meow_jax.codec import reach
+from v2meow_jax.codec.parts import Part
 
 
 @gin.register
@@ -26,6 +29,8 @@ class SoundStreamConfig:
   channels: int = 32
   dilations: tuple[int, ...] = (1, 3, 9)
 
+  whole_frames: ClassVar[bool] = True  # of audio that it takes
+
   def __post_init__(self):
     object.__setattr__(self, 'strides', tuple(self.strides))
     object.__setattr__(self, 'dilations', tuple(self.dilations))
@@ -40,6 +45,22 @@ class SoundStreamConfig:
   def build(self, audio_channels: int, dimension: int) -> 'SoundStreamNetwork':
     """The network between `audio_channels` and latents of `dimension`."""
     return SoundStreamNetwork(self, audio_channels, dimension)
+
+  def parts(self, direction: str) -> tuple[Part, ...]:
+    """Of the encoder or the decoder; see `parts`."""
+    conv = lambda kernel, dilation=1: reach.Conv(kernel, (kernel - 1) * dilation, 1, dilation)  # noqa: E731
+    unit = [conv(7, dilation) for dilation in self.dilations]
+    if direction == 'encode':
+      layers: list = [conv(7)]
+      for stride in self.strides:
+        layers += [*unit, reach.Conv(2 * stride, stride, stride)]
+      layers.append(conv(3))
+      return (Part('encode', *reach.reach(layers, 1, self.hop), self.hop, 1),)
+    layers = [conv(7)]
+    for stride in reversed(self.strides):
+      layers += [reach.Up(2 * stride, 0, stride), *unit]
+    layers.append(conv(7))
+    return (Part('decode', *reach.reach(layers, self.hop, 1), 1, self.hop),)
 
 
 class CausalConv(nn.Module):

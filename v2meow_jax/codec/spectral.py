@@ -6,6 +6,7 @@ the logarithm of the magnitude and the phase of each bin, and an inverse transfo
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from jaxtyping import Array, Float
 
 import gin
 from v2meow_jax import errors
-from v2meow_jax.codec import spectrogram
+from v2meow_jax.codec import reach, spectrogram
+from v2meow_jax.codec.parts import Part
 
 
 @gin.register
@@ -40,6 +42,8 @@ class SpectralConfig:
   decoder_blocks: int = 8
   compression: float = 0.3
 
+  whole_frames: ClassVar[bool] = True  # of audio that it takes
+
   def __post_init__(self):
     sizes = (self.spectrum_hop, self.downsampling, self.width, self.expansion)
     if min(*sizes, self.encoder_blocks, self.decoder_blocks) < 1:
@@ -58,6 +62,17 @@ class SpectralConfig:
   def build(self, audio_channels: int, dimension: int) -> 'SpectralNetwork':
     """The network between `audio_channels` and latents of `dimension`."""
     return SpectralNetwork(self, audio_channels, dimension)
+
+  def parts(self, direction: str) -> tuple[Part, ...]:
+    """Of the encoder or the decoder; see `parts`."""
+    pad, hop, group = (self.window - self.spectrum_hop) // 2, self.spectrum_hop, self.downsampling
+    block = reach.Conv(7, 3)
+    if direction == 'encode':
+      layers: list = [reach.Conv(self.window, pad, hop), *[block] * self.encoder_blocks]
+      layers.append(reach.Conv(group, 0, group))
+      return (Part('encode', *reach.reach(layers, 1, self.hop), self.hop, 1),)
+    layers = [reach.Up(group, 0, group), *[block] * self.decoder_blocks, reach.Up(self.window, pad, hop)]
+    return (Part('decode', *reach.reach(layers, self.hop, 1), 1, self.hop),)
 
 
 class ConvNeXtBlock(nn.Module):

@@ -10,11 +10,15 @@ import jax.numpy as jnp
 import gin
 from v2meow_jax import errors
 
+ALARM = 'alarm/'
+
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class Guard:
-  """A step whose loss or gradient is not finite, or whose loss explodes, changes nothing.
+  """A step changes nothing if its loss or gradient is not finite, its loss explodes, or it raises an alarm.
+
+  An alarm is a metric `alarm/NAME` other than 0: what is trained knows best when it is going wrong.
 
   After `patience` such steps in a row the run goes back to its last checkpoint and on with the data that
   comes next; after `rewinds` times it stops and keeps the batch for inspection.
@@ -56,6 +60,9 @@ class Guard:
     new, metrics = function(old, batch, rng)
     loss = metrics['loss'].astype(jnp.float32)
     good = jnp.isfinite(loss) & jnp.isfinite(metrics.get('grad_norm', loss))
+    for name, value in metrics.items():
+      if name.startswith(ALARM):
+        good &= value == 0
     if self.explosion:
       good &= (guard['seen'] < self.memory) | (loss < self.explosion * guard['mean'])
     new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)

@@ -10,7 +10,7 @@ from etils import epath
 
 from v2meow_jax.partitioning import Partitioner
 from v2meow_jax.training import distributed, health, metrics
-from v2meow_jax.training.guard import Guard
+from v2meow_jax.training.guard import ALARM, Guard
 from v2meow_jax.training.prefetch import prefetch
 from v2meow_jax.training.protocols import Batches, Sampler, Trainable, WarmStart
 from v2meow_jax.training.run import Run, Settings
@@ -39,17 +39,19 @@ def _loop(run: Run) -> Any:
   pending: collections.deque = collections.deque()  # (step, position, metrics) on the device
   window: list[dict] = []  # metrics since the last log, on the host
   bad, last_seen = 0, (0, 0)  # the last bad steps in a row, by the guard's count; step and position seen last
+  alarms: list[str] = []  # of the step seen last
   told_to_stop = False
   tracer = Tracer(run.run_dir, settings.profile_steps, settings.total_steps)
 
   def drain(left: int) -> None:
-    nonlocal told_to_stop, bad, last_seen
+    nonlocal told_to_stop, bad, last_seen, alarms
     while len(pending) > left:
       step, position, row = pending.popleft()
       row = {name: float(value) for name, value in jax.device_get(row).items()}
       watchdog.seen()
       told_to_stop |= row.pop('stop') > 0
       bad, last_seen = int(row.pop('bad')), (step, position)
+      alarms = [name.removeprefix(ALARM) for name, on in row.items() if name.startswith(ALARM) and on]
       window.append(row)
 
   try:
@@ -85,7 +87,7 @@ def _loop(run: Run) -> Any:
           stream.close()
           with clock.spending('rewind'):
             first, position = last_seen[0] - bad + 1, last_seen[1] - (bad - 1) * run.batches.batch_size
-            run.rewind(first, position)
+            run.rewind(first, position, alarms)
           bad = 0
           window.clear()
           writer.forget_after(run.step)

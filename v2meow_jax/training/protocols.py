@@ -27,11 +27,14 @@ class Trainable(Protocol):
   def microbatches(self) -> int: ...
 
   def init(self, rng: jax.Array, batch: Batch) -> Any:
-    """The state of step 0; of the batch only shapes and dtypes count."""
+    """The state of step 0; `batch` is the first of the run, the whole of it."""
     ...
 
   def step(self, state: Any, batch: Batch, rng: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-    """One update: the new state and scalar metrics, `loss` among them. Pure; compiled by the loop."""
+    """One update: the new state and scalar metrics, `loss` among them. Pure; compiled by the loop.
+
+    A metric `alarm/NAME` that is not 0 says that the step must not count, and why; see `training.guard`.
+    """
     ...
 
   def evaluate(self, state: Any, batch: Batch) -> dict[str, jax.Array]:

@@ -5,7 +5,7 @@ import itertools
 import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -104,7 +104,8 @@ class Run:
       local = next(batches.start(0, self.rows))
     self.example = _widened(local, batches.batch_size)
     root = jax.random.key(seed)
-    self.init_args = (jax.random.fold_in(root, 0), _widened(local, 1, zeros=True))
+    self.init_args = (jax.random.fold_in(root, 0), self.example)
+    self._first = local
     self.seed = seed
     self.rewinds = 0
     self.evaluated: tuple[int, dict[str, float]] = (-1, {})  # step and metrics of the last evaluation
@@ -119,7 +120,8 @@ class Run:
       if self.checkpoints.latest() is not None:
         self._restore()
       else:
-        self.state, _ = self.partitioner.init(self._init(self.trainable), *self.init_args)
+        first = self.partitioner.shard(self._first, self.batches.batch_size)
+        self.state, _ = self.partitioner.init(self._init(self.trainable), self.init_args[0], first)
         self.step = self.position = 0
         if warm_start is not None:
           state, report = warm_start(self.trainable, self.state['trainable'], self.partitioner.jit)
@@ -206,22 +208,29 @@ class Run:
     layout = self.trainable.layout
     self.checkpoints.save(self.step, self.state, self.position, layout, scores, self.rewinds)
 
-  def rewind(self, step: int, position: int) -> None:
+  def rewind(self, step: int, position: int, alarms: Sequence[str] = ()) -> None:
     """Goes back to before the bad step `step`, whose batch began at `position`, and on with later data.
+
+    Args:
+      step, position: of the first bad step.
+      alarms: names of those that were raised.
 
     Raises:
       errors.InputError: it did so often enough, or has nowhere to go; the batch is kept in a file.
     """
     earlier = self.checkpoints.has(before=step)
+    if alarms:
+      why = f'as there was an alarm of {" and ".join(alarms)}'
+    else:
+      why = 'as the loss or its gradient was not finite or exploded'
     if self.rewinds >= self.guard.rewinds or not earlier:
       batch = next(self.batches.start(position, self.rows))
       path = self.run_dir / f'bad_batch_step_{step}_host_{jax.process_index()}.npz'
       with path.open('wb') as file:
         np.savez(file, **batch)
       raise errors.InputError(
-        f'{self.run_dir}: {self.guard.patience} steps in a row from step {step} on were skipped, as the loss '
-        f'or its gradient was not finite or exploded; lower the learning rate; the batch of that step is in '
-        f'{path.name}, and the last checkpoint is kept'
+        f'{self.run_dir}: {self.guard.patience} steps in a row from step {step} on were skipped, {why}; '
+        f'lower the learning rate; the batch of that step is in {path.name}, and the last checkpoint is kept'
       )
     rewinds, onward = self.rewinds + 1, self.position
     self.checkpoints.wait()
@@ -229,13 +238,12 @@ class Run:
     self.rewinds, self.position = rewinds, onward
     if self.main:
       warnings.warn(
-        f'{self.run_dir}: {self.guard.patience} bad steps in a row from step {step} on; '
+        f'{self.run_dir}: {self.guard.patience} bad steps in a row from step {step} on, {why}; '
         f'going back to step {self.step}, on with example {onward}',
         stacklevel=2,
       )
 
 
-def _widened(batch: Batch, size: int, zeros: bool = False) -> Batch:
-  """The shapes of a batch of another size; or such a batch of zeros."""
-  make = np.zeros if zeros else jax.ShapeDtypeStruct
-  return {name: make((size, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+def _widened(batch: Batch, size: int) -> Batch:
+  """The shapes of a batch of another size."""
+  return {name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for name, x in batch.items()}
