@@ -27,7 +27,7 @@ def test_help_answers_within_a_second_and_imports_no_jax():
 
 @pytest.mark.parametrize('name', cli.COMMANDS)
 def test_every_command_is_also_a_module(name):
-  module = __import__(f'v2meow_jax.{name.replace("-", "_")}', fromlist=['main'])
+  module = __import__(f'v2meow_jax.{cli.MODULES[name]}', fromlist=['main'])
   with pytest.raises(SystemExit) as left:
     module.main(['--help'])
   assert left.value.code == 0

@@ -9,6 +9,7 @@ of every codebook is used.
 
 import argparse
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -156,6 +157,25 @@ def theirs(
   made = model.encode(x, bandwidth=model.config.target_bandwidths[-1])
   codes = made.audio_codes[:, :, :levels]
   return codes[0].transpose(1, 2).numpy(), model.decode(codes, [None]).audio_values[:, 0].numpy()
+
+
+def theirs_apart(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[], object]]:
+  """The peer's ways on a signal, each to be called."""
+
+  def no_grad(run: Callable[[], object]) -> Callable[[], object]:
+    return torch.no_grad()(run)
+
+  with torch.no_grad():
+    codes = torch.tensor(theirs(model, x)[0]).transpose(1, 2)
+  if isinstance(model, DacModel):
+    return {
+      'encode': no_grad(lambda: model.encode(x)), 'decode': no_grad(lambda: model.decode(audio_codes=codes)),
+    }  # fmt: skip
+  bandwidth = model.config.target_bandwidths[-1]
+  return {
+    'encode': no_grad(lambda: model.encode(x, bandwidth=bandwidth)),
+    'decode': no_grad(lambda: model.decode(codes[None], [None])),
+  }
 
 
 def nearly_tied(codec: Codec, audio: np.ndarray, ours: np.ndarray, other: np.ndarray) -> float:

@@ -15,9 +15,13 @@ COMMANDS = {
   'train': 'a codec or a stage, configured by gin',
   'precompile': 'what a training step needs, compiled but not run',
   'plan': 'what a training step needs, estimated',
+  'codec': 'encode, decode, and a report on how good a codec is',
   'evaluate': 'a bundle on a dataset: losses, entropies, reconstruction',
   'export': 'runs to one bundle',
 }
+
+# `codec` is a package of its own.
+MODULES = {name: name.replace('-', '_') for name in COMMANDS} | {'codec': 'codec_cli'}
 
 USAGE = 'usage: v2meow COMMAND [options]; v2meow COMMAND --help says more\n\n' + '\n'.join(
   f'  {name:<14}{text}' for name, text in COMMANDS.items()
@@ -72,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
   if argv[0] not in COMMANDS:
     print(f'v2meow: there is no command {argv[0]!r}; v2meow --help lists them', file=sys.stderr)
     return 2
-  module = importlib.import_module(f'v2meow_jax.{argv[0].replace("-", "_")}')
+  module = importlib.import_module(f'v2meow_jax.{MODULES[argv[0]]}')
   return run(module.main, argv[1:])
 
 

@@ -187,7 +187,7 @@ class Codec:
     Raises:
       ValueError: codes of another shape or beyond the vocabulary.
     """
-    self._check_codes(codes, codes.ndim not in (2, 3))
+    self.check_codes(codes)
     rows = codes if codes.ndim == 3 else codes[None]
     if rows.shape[1] > 2 * self.block:
       blocks = (rows[:, at : at + self.block] for at in range(0, rows.shape[1], self.block))
@@ -239,9 +239,10 @@ class Codec:
     y = self._run(self.weights, x, *arguments, method=part.method)
     return y if part.recurrent else (y, None)
 
-  def _check_codes(self, codes: np.ndarray, misshapen: bool) -> None:
+  def check_codes(self, codes: np.ndarray) -> None:
+    """Raises a ValueError where `codes` are not ones that can be decoded."""
     levels, vocabulary = self.stream.width, self.stream.codes
-    if misshapen or not codes.size or not 1 <= codes.shape[-1] <= levels:
+    if codes.ndim not in (2, 3) or not codes.size or not 1 <= codes.shape[-1] <= levels:
       raise ValueError(f'codes of shape {codes.shape}; the codec takes [time > 0, 1 to {levels} levels]')
     if codes.min() < 0 or codes.max() >= vocabulary:
       raise ValueError(
@@ -289,7 +290,9 @@ class StreamingDecoder:
       ValueError: codes of another shape or beyond the vocabulary.
     """
     codec = self._codec
-    codec._check_codes(codes, codes.ndim != 3)
+    if codes.ndim != 3:
+      raise ValueError(f'codes of shape {codes.shape}; a stream takes [batch, time > 0, levels]')
+    codec.check_codes(codes)
     latents = np.asarray(codec._dequantize(codec.weights, jnp.asarray(codes, jnp.int32)))
     return self._stream.push(state, latents, last)
 

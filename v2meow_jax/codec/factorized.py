@@ -36,23 +36,24 @@ class FactorizedConfig:
   def encode(self, weights: dict, latents: Float[Array, '*n d']) -> Int[Array, '*n levels']:
     """The code of the greatest cosine in each level; of equals the first."""
     vectors, codes, residual = weights['vectors'], [], latents
-    tables = self._tables(weights)
     for k in range(self.levels):
       projected = residual @ weights['input']['kernel'][k] + weights['input']['bias'][k]
       index = jnp.argmax(projected @ _unit(vectors[k]).T, -1)  # the projection's own norm changes nothing
-      residual = residual - tables[k][index]
+      residual = residual - self._project(weights, k, index)
       codes.append(index)
     return jnp.stack(codes, -1)
 
   def decode(self, weights: dict, codes: Int[Array, '*n used']) -> Float[Array, '*n d']:
     """Sum of the projected, un-normalised entries that the codes of the first `used` levels name."""
-    tables = self._tables(weights)
-    return jnp.sum(jnp.stack([tables[k][codes[..., k]] for k in range(codes.shape[-1])]), 0)
+    total = self._project(weights, 0, codes[..., 0])
+    for k in range(1, codes.shape[-1]):
+      total += self._project(weights, k, codes[..., k])
+    return total
 
-  def _tables(self, weights: dict) -> Float[Array, 'levels codes d']:
-    """Every entry projected to the latents' space."""
+  def _project(self, weights: dict, level: int, index: Int[Array, '*n']) -> Float[Array, '*n d']:
+    """Entries of a level in the latents' space."""
     out = weights['output']
-    return jnp.einsum('knw,kwd->knd', weights['vectors'], out['kernel']) + out['bias'][:, None]
+    return weights['vectors'][level][index] @ out['kernel'][level] + out['bias'][level]
 
 
 def _unit(x: Array) -> Array:

@@ -27,9 +27,9 @@ class Upsample(nn.Module):
     return y[:, self.trim : y.shape[1] - self.end] + bias
 
 
-# sin(pi r)^2 / r^2 as a polynomial in r^2 for |r| <= 1/2: a Chebyshev fit in float64, off by less than 1e-8.
+# sin(pi r)^2 / r^2 as a polynomial in r^2 for |r| <= 1/2: a Chebyshev fit in float64, off by less than 1e-7.
 _Z = np.linspace(0, 0.25, 2001)[1:]
-_SINE = np.polynomial.Chebyshev.fit(_Z, np.sin(np.pi * np.sqrt(_Z)) ** 2 / _Z, 7).convert(
+_SINE = np.polynomial.Chebyshev.fit(_Z, np.sin(np.pi * np.sqrt(_Z)) ** 2 / _Z, 5).convert(
   kind=np.polynomial.Polynomial
 )
 

@@ -21,7 +21,7 @@ from v2meow_jax.codec.quantizer import QuantizerConfig
 
 Arrays = dict[str, np.ndarray]
 # Sample rates of the published models, by what tells them apart: strides and codebooks.
-RATES = {
+RATES: dict[tuple[str, tuple[int, ...], int], int] = {
   ('dac', (2, 4, 5, 8), 12): 16000,
   ('dac', (2, 4, 5, 8), 32): 24000,
   ('dac', (2, 4, 8, 8), 9): 44100,
@@ -94,7 +94,8 @@ def convert(
   books = _dac_books(found, config) if kind == 'dac' else _encodec_books(found, config)
   sample = np.zeros((1, 8 * config.network.hop, config.channels), np.float32)
   shapes = jax.eval_shape(config.build().init, jax.random.key(0), sample)['params']
-  flat, params = traverse_util.flatten_dict(shapes, sep='/'), {}
+  flat: dict[str, Any] = dict(traverse_util.flatten_dict(shapes, sep='/'))  # type: ignore[arg-type] (joined)
+  params: Arrays = {}
   for path, leaf in flat.items():
     layer = path.removesuffix('/bias').removesuffix('/conv/kernel')
     upsampling = {f'{layer}/bias', f'{layer}/conv/kernel'} <= set(flat)
@@ -147,7 +148,7 @@ def _recognised(arrays: Mapping[str, np.ndarray]) -> tuple[str, Arrays]:
 
 
 def _original_ends(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-  """What the last Snake and convolution of DAC's encoder and decoder are called: they are in line with the blocks."""
+  """What DAC's last Snakes and convolutions are called, which are numbered in line with the blocks."""
   ends = {}
   for side in ('encoder.block', 'decoder.model'):
     numbers = {int(match[1]) for name in arrays if (match := re.match(rf'{side}\.(\d+)\.', name))}
