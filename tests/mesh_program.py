@@ -17,7 +17,9 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 from v2meow_jax.codec import quantizer  # noqa: E402
+from v2meow_jax.codec.adversary import Adversary  # noqa: E402
 from v2meow_jax.codec.codec import CodecConfig  # noqa: E402
+from v2meow_jax.codec.discriminators import DiscriminatorConfig  # noqa: E402
 from v2meow_jax.codec.spectral import SpectralConfig  # noqa: E402
 from v2meow_jax.codec.trainable import CodecTrainable  # noqa: E402
 from v2meow_jax.models.trainable import StageTrainable  # noqa: E402
@@ -58,7 +60,9 @@ def codec():
     quantizer.QuantizerConfig(levels=2, codes=8, dimension=8, dead_below=0.1),
     sample_rate=8000,
   )
-  trainable = CodecTrainable(config, optax.adam(1e-3), warmup_steps=3, ring=256, windows=(512,))
+  networks = DiscriminatorConfig((2,), 2, 8, windows=(128,), stft_channels=2, blocks=2)
+  against = Adversary(networks, optax.adam(1e-4), weight=0.1, feature_weight=1.0, start=2)
+  trainable = CodecTrainable(config, optax.adam(1e-3), against, warmup_steps=3, ring=256, windows=(512,))
   batch = {'audio/waveform': (3000 * rng.standard_normal((BATCH, 3200, 1))).astype(np.int16)}
   return trainable, batch
 

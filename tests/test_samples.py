@@ -1,6 +1,7 @@
 """Samples during training: what `v2meow generate` makes of the same weights, and errors that stop nothing."""
 
 import dataclasses
+import io
 import wave
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import small
+import soundfile
 
 from v2meow_jax import bundle, errors, generate
 from v2meow_jax.codec.codec import Codec
@@ -212,3 +214,26 @@ def test_a_sample_that_cannot_be_made_stops_nothing(tmp_path, small_bundle, demo
   messages = [str(warning.message) for warning in warned if 'no sample' in str(warning.message)]
   assert len(messages) == 3 and all(told in message and '\n' not in message for message in messages)
   assert state['sum'].tolist() == [14, 14]
+
+
+def test_tensorboard_shows_the_pictures_and_plays_the_sounds(tmp_path):
+  accumulator = pytest.importorskip(
+    'tensorboard.backend.event_processing.event_accumulator', reason='part of the extra "train"'
+  )
+  sound = np.round(3000 * np.sin(np.arange(800) / 9)).astype(np.int16)
+
+  def sampler(about, weights, directory):
+    from matplotlib import image
+
+    soundfile.write(str(directory / 'sample.wav'), sound, 8000, subtype='PCM_16')
+    image.imsave(str(directory / 'sample.png'), np.zeros((20, 30, 3)))
+    (directory / 'notes.txt').write_text('neither')
+
+  train(tmp_path, sampler)
+  events = accumulator.EventAccumulator(str(tmp_path / 'events')).Reload()
+  heard, seen = events.Audio('sample.wav'), events.Images('sample.png')
+  assert [event.step for event in heard] == [event.step for event in seen] == [3, 6, 7]
+  assert {(event.width, event.height) for event in seen} == {(30, 20)}
+  again, rate = soundfile.read(io.BytesIO(heard[0].encoded_audio_string), dtype='int16')
+  assert rate == heard[0].sample_rate == 8000
+  np.testing.assert_array_equal(again, sound)

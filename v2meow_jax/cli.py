@@ -1,6 +1,7 @@
 """`v2meow COMMAND ...`: runs one entry point, imported only then, and turns bad input into one sentence."""
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -35,6 +36,7 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
   """
   from v2meow_jax import errors
 
+  logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax thinks aloud
   warnings.formatwarning = lambda message, *rest, **more: f'v2meow: {message}\n'
   debug = '--debug' in argv
   argv = [argument for argument in argv if argument != '--debug']

@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -107,7 +108,7 @@ def decode_file(codec: Codec, args: argparse.Namespace) -> None:
     with np.load(args.file, allow_pickle=False) as stored:
       codes, about = stored['codes'].astype(np.int32), json.loads(str(stored['about']))
       identity, samples = about['identity'], int(about['samples'])
-  except (OSError, KeyError, ValueError, TypeError) as error:
+  except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
     if isinstance(error, FileNotFoundError):
       raise
     raise errors.DatasetError(

@@ -41,30 +41,35 @@ class ClipSampler:
   seed: int = 0
 
   def __call__(self, about: dict[str, Any], weights: Any, directory: epath.Path) -> None:
-    """Writes `sample.wav` and `sample.png`.
+    """Writes `sample.wav` and `sample.png`; for a codec `original.wav` and `original.png`, too.
 
     Raises:
       errors.InputError: the bundle has no such stage, or the clip cannot be read.
     """
-    made, streams = (self._reconstruct if about['kind'] == 'codec' else self._generate)(about, weights)
-    made = dataclasses.replace(
-      made, audio=loudness.normalize_loudness(made.audio, made.sample_rate, LOUDNESS)
-    )
+    samples = {}
+    if about['kind'] == 'codec':
+      samples['original'], samples['sample'] = self._reconstruct(about, weights)
+    else:
+      samples['sample'] = self._generate(about, weights)
+    title = f'{pathlib.Path(self.clip).name}, {directory.name}'
     # The writers of sound and picture know local files only.
     with tempfile.TemporaryDirectory() as folder:
       local = pathlib.Path(folder)
-      audio_files.write_wav(local / 'sample.wav', made.audio, made.sample_rate)
-      picture.draw(local / 'sample.png', made, streams, f'{pathlib.Path(self.clip).name}, {directory.name}')
+      for name, (made, streams) in samples.items():
+        sound = loudness.normalize_loudness(made.audio, made.sample_rate, LOUDNESS)
+        audio_files.write_wav(local / f'{name}.wav', sound, made.sample_rate)
+        picture.draw(local / f'{name}.png', dataclasses.replace(made, audio=sound), streams, title)
       for path in local.iterdir():
         (directory / path.name).write_bytes(path.read_bytes())
 
-  def _reconstruct(self, about: dict, weights: Any) -> tuple[Generated, list[Stream]]:
+  def _reconstruct(self, about: dict, weights: Any) -> list[tuple[Generated, list[Stream]]]:
+    """The clip's own sound, and what the codec makes of it."""
     codec = Codec(description.rebuild(about['codec'], bundle.TYPES), weights)
     channels, seconds = codec.config.channels, self.seconds
     sound, _ = audio_files.load_audio(self.clip, codec.sample_rate, channels, duration=seconds)
     codes = codec.encode(sound)
     made = Generated(codec.decode(codes), codec.sample_rate, {codec.stream.name: codes}, {})
-    return made, [codec.stream]
+    return [(Generated(sound, codec.sample_rate, {}, {}), []), (made, [codec.stream])]
 
   def _generate(self, about: dict, weights: Any) -> tuple[Generated, list[Stream]]:
     if not self.bundle:

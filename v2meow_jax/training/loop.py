@@ -106,7 +106,7 @@ def _loop(run: Run) -> Any:
           progress.note(step, 'validation', scalars)
         if sample:
           with clock.spending('samples'):
-            run.sample()
+            run.sample(writer.media)
           watchdog.seen()
         if save:
           with clock.spending('checkpoints'):

@@ -1,11 +1,14 @@
 """Where a run's numbers go: `metrics.jsonl`, TensorBoard, and a line on the terminal."""
 
+import io
 import json
 import pathlib
+import struct
 import sys
 import tempfile
 import time
 import types
+import wave
 from collections.abc import Mapping
 
 import numpy as np
@@ -41,7 +44,26 @@ class _Events:
     self._writer = EventFileWriter(self._local.name if self._local else str(path))
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+    self._add(step, [self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()])
+
+  def media(self, step: int, files: Mapping[str, bytes]) -> None:
+    values = []
+    for name, data in files.items():
+      if name.endswith('.png'):
+        width, height = struct.unpack('>II', data[16:24])  # of the header chunk, which comes first
+        image = self._summary.Image(height=height, width=width, colorspace=4, encoded_image_string=data)
+        values.append(self._summary.Value(tag=name, image=image))
+      elif name.endswith('.wav'):
+        with wave.open(io.BytesIO(data)) as file:
+          about = {'num_channels': file.getnchannels(), 'length_frames': file.getnframes()}
+          rate = file.getframerate()
+        sound = self._summary.Audio(
+          sample_rate=rate, encoded_audio_string=data, content_type='audio/wav', **about
+        )
+        values.append(self._summary.Value(tag=name, audio=sound))
+    self._add(step, values)
+
+  def _add(self, step: int, values: list) -> None:
     self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
     self._writer.flush()
     if self._local and time.monotonic() - self._uploaded > UPLOAD_SECONDS:
@@ -87,6 +109,11 @@ class MetricWriter:
     self._flush()
     if self._events:
       self._events.write(step, {f'{split}/{name}': value for name, value in values.items()})
+
+  def media(self, step: int, directory: epath.Path) -> None:
+    """Shows the PNG and WAV files of a folder in TensorBoard, by their names."""
+    if self._events:
+      self._events.media(step, {path.name: path.read_bytes() for path in sorted(directory.iterdir())})
 
   def forget_after(self, step: int) -> None:
     """Drops the lines of later steps, which the run has gone back behind."""

@@ -189,8 +189,8 @@ class Run:
     self.evaluated = (self.step, scalars)
     return scalars
 
-  def sample(self) -> None:
-    """Lets the sampler write what the weights of now make; all hosts gather them, one writes."""
+  def sample(self, show: Callable[[int, epath.Path], None]) -> None:
+    """Lets the sampler write what the weights of now make, and shows it; all hosts gather, one writes."""
     gather = self.partitioner.jit(self.trainable.weights, out_shardings=self.partitioner.replicated)
     weights = gather(self.state['trainable'])
     if self.main and self.sampler is not None:
@@ -198,6 +198,7 @@ class Run:
       directory.mkdir(parents=True, exist_ok=True)
       try:
         self.sampler(self.trainable.describe(), jax.device_get(weights), directory)
+        show(self.step, directory)
       except (OSError, errors.InputError) as error:
         warnings.warn(f'{directory}: no sample was made: {error}', stacklevel=2)
 
