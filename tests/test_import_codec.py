@@ -101,12 +101,8 @@ def test_the_authors_pickles_are_read_where_pytorch_is(tool, tmp_path, capsys, w
   arrays, audio, codes = fixture('dac_44k_authors')
   state = {name: torch.tensor(value) for name, value in arrays.items()}
   torch.save(wrap(state), tmp_path / 'weights.pth')
-  assert (
-    cli.run(
-      tool.main, [str(tmp_path / 'weights.pth'), '--out', str(tmp_path / 'out'), '--sample_rate', '44100']
-    )
-    == 0
-  )
+  arguments = [tmp_path / 'weights.pth', '--out', tmp_path / 'out', '--sample_rate', 44100]
+  assert cli.run(tool.main, [*map(str, arguments)]) == 0
   np.testing.assert_array_equal(bundle.load_codec(tmp_path / 'out').encode(audio), codes)
   (tmp_path / 'cut.pth').write_bytes((tmp_path / 'weights.pth').read_bytes()[:3000])
   assert 'damaged' in refused(tool, capsys, tmp_path / 'cut.pth', '--out', tmp_path / 'other')

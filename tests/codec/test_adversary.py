@@ -14,7 +14,7 @@ from v2meow_jax import errors
 from v2meow_jax.codec import adversary, quantizer
 from v2meow_jax.codec.adversary import Adversary
 from v2meow_jax.codec.codec import CodecConfig
-from v2meow_jax.codec.discriminators import DiscriminatorConfig, Discriminators
+from v2meow_jax.codec.discriminators import DiscriminatorConfig, Discriminators, GroupedConv
 from v2meow_jax.codec.soundstream import SoundStreamConfig
 from v2meow_jax.codec.trainable import CodecTrainable
 
@@ -63,9 +63,27 @@ def test_discriminators_see_waves_at_their_scales_and_a_spectrum():
   assert shapes[2][1] == [(2, 32, 64, 2), (2, 32, 32, 4), (2, 16, 16, 8), (2, 16, 8, 8)]
   assert set(variables['params']) == {'wave_1', 'wave_2', 'stft_128'}
   # As MelGAN has it: four inputs a group.
-  assert variables['params']['wave_1']['Conv_2']['kernel'].shape == (41, 4, 16)
+  assert variables['params']['wave_1']['GroupedConv_0']['kernel'].shape == (41, 4, 16)
   stereo = Discriminators(SMALL).init(jax.random.key(0), jnp.ones((1, 1024, 2)))['params']
   assert stereo['stft_128']['Conv_0']['kernel'].shape == (7, 7, 4, 2)
+
+
+@pytest.mark.parametrize('time', [64, 63, 61, 5])
+def test_grouped_convolutions_are_xlas(time):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.standard_normal((2, time, 12)), jnp.float32)
+  ours = GroupedConv(24, 41, 4, 3)
+  params = nn.unbox(ours.init(jax.random.key(0), x))
+  theirs = nn.Conv(24, (41,), strides=4, feature_group_count=3)
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, theirs.init(jax.random.key(0), x))
+
+  def both(params, x, network):
+    return jnp.sum(jnp.sin(network.apply(params, x)))
+
+  for n in (0, 1):
+    found = [jax.grad(both, n)(params, x, network) for network in (ours, theirs)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *found)
+  np.testing.assert_allclose(ours.apply(params, x), theirs.apply(params, x), atol=1e-5)
 
 
 def test_a_scale_sees_nothing_of_what_is_above_its_rate():

@@ -54,6 +54,40 @@ def _leaky(x: Array) -> Array:
   return nn.leaky_relu(x, 0.2)
 
 
+class GroupedConv(nn.Module):
+  """Convolution in groups of channels with padding as of 'SAME', as one batched product of matrices.
+
+  XLA's own grouped convolution has a wrong gradient of its kernel where the batch lies over some axes of a
+  mesh and is repeated over others (jax 0.10, meshes such as 2 x 2 x 2).
+
+  Kernel: [kernel, in / groups, features], as `nn.Conv` has it.
+  """
+
+  features: int
+  kernel: int
+  stride: int
+  groups: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b t c']) -> Float[Array, 'b u features']:
+    batch, time, channels = x.shape
+    size, stride, groups = channels // self.groups, self.stride, self.groups
+    shape = (self.kernel, size, self.features)
+    kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    count, blocks = -(-time // stride), -(-self.kernel // stride)
+    before = max((count - 1) * stride + self.kernel - time, 0) // 2
+    padded = (count + blocks - 1) * stride
+    x = jnp.pad(x, ((0, 0), (before, padded - before - time), (0, 0)))
+    # Rows of whole strides, so that what an output sees is a few rows in a row.
+    rows = x.reshape(batch, -1, stride, groups, size).transpose(0, 1, 3, 2, 4)
+    rows = rows.reshape(batch, -1, groups, stride * size)
+    seen = jnp.concatenate([rows[:, i : i + count] for i in range(blocks)], -1)
+    taps = jnp.pad(kernel, ((0, blocks * stride - self.kernel), (0, 0), (0, 0)))
+    taps = taps.reshape(blocks * stride * size, groups, -1)
+    return jnp.einsum('bugk,kgd->bugd', seen, taps).reshape(batch, count, -1) + bias
+
+
 class WaveDiscriminator(nn.Module):
   """Strided convolutions on the waveform; MelGAN's, which SoundStream takes over."""
 
@@ -67,7 +101,7 @@ class WaveDiscriminator(nn.Module):
     for _ in range(4):
       groups = max(width // 4, 1) if config.grouped else 1
       width = min(4 * width, config.wave_width)
-      x = _leaky(nn.Conv(width, (41,), strides=4, feature_group_count=groups)(x))
+      x = _leaky(GroupedConv(width, 41, 4, groups)(x) if groups > 1 else nn.Conv(width, (41,), strides=4)(x))
       features.append(x)
     x = _leaky(nn.Conv(width, (5,))(x))
     return nn.Conv(1, (3,))(x), [*features, x]
