@@ -110,14 +110,17 @@ def _set(layer: torch.nn.Module, weight: torch.Tensor) -> None:
 
 @torch.no_grad()
 def fit_encodec(layers: list[tuple], latents: torch.Tensor, seed: int) -> None:
-  """Codebook entries drawn from what arrives at each level."""
+  """Codebook entries in the directions of what arrives at each level."""
   generator = torch.Generator().manual_seed(seed)
   residual = latents.transpose(1, 2).reshape(-1, latents.shape[1])
   for layer, codebook in layers:
     embed = codebook.embed
     size = embed.shape[0]
-    drawn = residual[torch.randperm(len(residual), generator=generator)[:size]]
-    embed.copy_(drawn + 0.02 * residual.std(0) * torch.randn(drawn.shape, generator=generator))
+    mean = residual.mean(0)
+    drawn = (residual - mean)[torch.randperm(len(residual), generator=generator)[:size]]
+    # All as long: the nearest is then told by its direction, not by being short.
+    length = 0.5 * (residual - mean).norm(dim=1).mean()
+    embed.copy_(mean + length * drawn / drawn.norm(dim=1, keepdim=True))
     residual = residual - layer.decode(layer.encode(residual[None].transpose(1, 2))).transpose(1, 2)[0]
 
 

@@ -54,7 +54,7 @@ class Adversary:
     start: step from which on they are trained and listened to.
     hold_below: while the running mean of their loss is below this they are not trained: they have won
       by too much to teach. The loss is 2 while they cannot tell at all.
-    saturated_below: where the running mean is below this, the step raises an alarm.
+    saturated_below, unstable_above: where the running mean is outside of this, the step raises an alarm.
   """
 
   discriminators: DiscriminatorConfig
@@ -64,6 +64,7 @@ class Adversary:
   start: int = 0
   hold_below: float = 0.5
   saturated_below: float = 0.05
+  unstable_above: float = 10.0
 
   def __post_init__(self):
     if min(self.weight, self.feature_weight, self.start, self.hold_below, self.saturated_below) < 0:
@@ -125,9 +126,10 @@ class Adversary:
       'adversarial': deceived,
       'features': distance,
     }
+    out = (new['balance'] < self.saturated_below) | (new['balance'] > self.unstable_above)
     metrics = {name: jnp.where(on, value, 0.0) for name, value in metrics.items()}
     metrics |= {
       'discriminator_balance': new['balance'],
-      'alarm/discriminator': (new['balance'] < self.saturated_below).astype(loss.dtype),
+      'alarm/discriminator': out.astype(loss.dtype),
     }
     return new, jnp.where(on, pull_fake(toward)[1], 0.0), metrics
