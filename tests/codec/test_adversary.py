@@ -53,7 +53,7 @@ def test_the_losses_are_the_papers():
 
 def test_discriminators_see_waves_at_their_scales_and_a_spectrum():
   network, audio = Discriminators(SMALL), jnp.ones((2, 1024, 1))
-  judged, variables = network.init_with_output(jax.random.key(0), audio)
+  judged, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), audio)
   shapes = [(logits.shape, [x.shape for x in features]) for logits, features in judged]
   assert [shape[0] for shape in shapes] == [
     (2, 4, 1),
@@ -64,7 +64,7 @@ def test_discriminators_see_waves_at_their_scales_and_a_spectrum():
   assert set(variables['params']) == {'wave_1', 'wave_2', 'stft_128'}
   # As MelGAN has it: four inputs a group.
   assert variables['params']['wave_1']['GroupedConv_0']['kernel'].shape == (41, 4, 16)
-  stereo = Discriminators(SMALL).init(jax.random.key(0), jnp.ones((1, 1024, 2)))['params']
+  stereo = jax.eval_shape(Discriminators(SMALL).init, jax.random.key(0), jnp.ones((1, 1024, 2)))['params']
   assert stereo['stft_128']['Conv_0']['kernel'].shape == (7, 7, 4, 2)
 
 
@@ -100,6 +100,11 @@ def made(**changed):
   return Adversary(SMALL, optax.sgd(0.05), **changed)
 
 
+@functools.cache
+def fresh(against):
+  return nn.unbox(jax.jit(lambda key: against.init(key, 1))(jax.random.key(0)))
+
+
 def pair(seed=0):
   rng = np.random.default_rng(seed)
   return [jnp.asarray(0.3 * rng.standard_normal((2, 512, 1)), jnp.float32) for _ in range(2)]
@@ -107,22 +112,24 @@ def pair(seed=0):
 
 def test_what_the_codec_is_told_is_the_gradient_of_the_weighted_losses():
   against = made(weight=0.7, feature_weight=3.0)
-  state, (decoded, audio) = nn.unbox(against.init(jax.random.key(0), 1)), pair()
+  state, (decoded, audio) = fresh(against), pair()
   judge = functools.partial(Discriminators(SMALL).apply, {'params': state['params']})
 
-  def loss(decoded):
+  @jax.jit
+  @jax.grad
+  def told(decoded):
     real, fake = judge(audio), judge(decoded)
     return 0.7 * adversary.deception(fake) + 3.0 * adversary.feature_distance(real, fake)
 
   new, gradient, metrics = jax.jit(against.step)(state, decoded, audio, jnp.int32(0))
-  wanted = jax.grad(loss)(decoded)
+  wanted = told(decoded)
   np.testing.assert_allclose(gradient, wanted, atol=1e-6 * float(jnp.abs(wanted).max()) + 1e-9)
 
   def own(params):
     both = [Discriminators(SMALL).apply({'params': params}, x) for x in (audio, decoded)]
     return adversary.hinge(*both)
 
-  value, grads = jax.value_and_grad(own)(state['params'])
+  value, grads = jax.jit(jax.value_and_grad(own))(state['params'])
   assert metrics['discriminator_loss'] == pytest.approx(float(value), rel=1e-5)
   for ours, before, g in zip(*map(jax.tree.leaves, (new['params'], state['params'], grads)), strict=True):
     np.testing.assert_allclose(ours, before - 0.05 * g, atol=1e-6)
@@ -131,7 +138,7 @@ def test_what_the_codec_is_told_is_the_gradient_of_the_weighted_losses():
 
 def test_before_the_start_nothing_is_learned_or_told():
   against = made(start=10)
-  state, (decoded, audio) = nn.unbox(against.init(jax.random.key(0), 1)), pair()
+  state, (decoded, audio) = fresh(against), pair()
   new, gradient, metrics = jax.jit(against.step)(state, decoded, audio, jnp.int32(9))
   jax.tree.map(np.testing.assert_array_equal, new, state)
   assert not gradient.any() and metrics['adversarial'] == 0 and metrics['alarm/discriminator'] == 0
@@ -141,7 +148,7 @@ def test_before_the_start_nothing_is_learned_or_told():
 
 def test_discriminators_that_win_by_too_much_are_held_and_then_raise_an_alarm():
   against = made(hold_below=0.5, saturated_below=0.05)
-  state, (decoded, audio) = nn.unbox(against.init(jax.random.key(0), 1)), pair()
+  state, (decoded, audio) = fresh(against), pair()
   won = state | {'balance': jnp.float32(0.4)}
   new, gradient, metrics = jax.jit(against.step)(won, decoded, audio, jnp.int32(0))
   jax.tree.map(np.testing.assert_array_equal, new['params'], won['params'])

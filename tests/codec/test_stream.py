@@ -38,7 +38,9 @@ def codec(kind):
     if name in ('alpha', 'scale'):
       return rng.uniform(0.5, 2, leaf.shape)
     fan = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 4
-    return rng.standard_normal(leaf.shape) / np.sqrt(fan)
+    # Small residual branches: sums of them must not drive everything into the last tanh's flat ends.
+    gain = 0.3 if 'conv2' in {key.key for key in path} else 1.0
+    return gain * rng.standard_normal(leaf.shape) / np.sqrt(fan)
 
   params = jax.tree_util.tree_map_with_path(fill, shapes['params'])
   vectors = rng.standard_normal((3, 32, 8)) * 0.6 ** np.arange(3)[:, None, None]
