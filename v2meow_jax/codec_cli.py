@@ -159,7 +159,11 @@ def report_on(codec: Codec, args: argparse.Namespace) -> None:
     paths = sorted(path for path in args.audio.rglob('*') if path.suffix.lower() in AUDIO_SUFFIXES)
   clips: dict[str, np.ndarray] = {}
   for path in paths[:: max(1, len(paths) // args.clips)]:
-    middle = max(0.0, (float(probe.probe(path).audio.duration) - args.seconds) / 2)  # type: ignore[union-attr]
+    about = probe.probe(path).audio
+    if about is None:
+      warnings.warn(f'{path}: it has no sound, so it is passed over', stacklevel=1)
+      continue
+    middle = max(0.0, (float(about.duration) - args.seconds) / 2)
     sound, _ = audio_files.load_audio(path, codec.sample_rate, codec.channels, middle, args.seconds)
     if not np.isfinite(sound).all() or not sound.any() or len(sound) < 4096:
       warnings.warn(f'{path}: silent, damaged or too short in its middle, so it is passed over', stacklevel=1)

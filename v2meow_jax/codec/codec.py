@@ -93,15 +93,13 @@ class Codec:
     self._identity = identity
     network, rvq = config.build(), config.quantizer
 
-    def narrow(x):
-      return jax.tree.map(lambda leaf: leaf.astype(dtype), x)
-
-    def wide(x):
-      return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), x)
+    def cast(tree, dtype):
+      return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
     @functools.partial(jax.jit, static_argnames='method')
     def run(weights, x, *carry, method):
-      return wide(linen.call(network, narrow(weights['params']), narrow(x), *narrow(carry), method=method))
+      params, x, carry = cast((weights['params'], x, carry), dtype)
+      return cast(linen.call(network, params, x, *carry, method=method), jnp.float32)
 
     @jax.jit
     def encode(weights, audio):

@@ -53,7 +53,7 @@ class DacConfig:
 
   def parts(self, direction: str) -> tuple[Part, ...]:
     """Of the encoder or the decoder; see `parts`."""
-    unit = [layer for d in DILATIONS for layer in (reach.Conv(7, 3 * d, dilation=d),)]
+    unit = [reach.Conv(7, 3 * d, dilation=d) for d in DILATIONS]
     if direction == 'encode':
       layers = [reach.Conv(7, 3)]
       for stride in self.strides:

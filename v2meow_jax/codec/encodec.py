@@ -57,6 +57,10 @@ class EncodecConfig:
     total = kernel - stride
     return (total, 0) if self.causal else (total - total // 2, total // 2)
 
+  def trim(self, stride: int) -> int:
+    """Outputs of a transposed convolution that are cut at the start."""
+    return 0 if self.causal else stride - stride // 2
+
   def parts(self, direction: str) -> tuple[Part, ...]:
     """Of the encoder or the decoder; see `parts`."""
     conv = lambda kernel, stride=1: reach.Conv(kernel, self.padding(kernel, stride)[0], stride)  # noqa: E731
@@ -74,8 +78,7 @@ class EncodecConfig:
       )
     layers = []
     for stride in reversed(self.strides):
-      trim = 0 if self.causal else stride - stride // 2
-      layers += [reach.Up(2 * stride, trim, stride), *unit]
+      layers += [reach.Up(2 * stride, self.trim(stride), stride), *unit]
     layers.append(conv(KERNEL))
     return (
       Part('decode_first', *reach.reach([conv(KERNEL)], 1, 1), 1, 1, lead=lead),
@@ -147,7 +150,7 @@ class EncodecNetwork(nn.Module):
     layers = []
     for n, stride in enumerate(reversed(config.strides)):
       width //= 2
-      trim = 0 if config.causal else stride - stride // 2
+      trim = config.trim(stride)
       layers += [nn.elu, Upsample(width, stride, trim, stride - trim, name=f'decoder_{3 * n + 3}')]
       layers.append(ResidualBlock(config, name=f'decoder_{3 * n + 4}'))
     self.decoder = [
