@@ -26,7 +26,7 @@ test: $(VENV)/dev
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-full: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

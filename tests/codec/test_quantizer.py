@@ -127,13 +127,11 @@ def test_commitment_pulls_latents_to_the_vectors_chosen():
 def test_level_dropout_counts_only_the_levels_in_use():
   config = QuantizerConfig(levels=3, codes=8, dimension=4)
   books, points = random_books(config), latents(16)
-  straight, commitment, codes, (_, weights) = quantize(config, books, jnp.asarray(points), jax.random.key(0))
-  weights = np.asarray(weights)
-  used = weights[:, 0].sum(-1).astype(int)
+  straight, commitment, codes, _ = quantize(config, books, jnp.asarray(points), jax.random.key(0))
+  used = np.asarray(quantizer.levels_in_use(config, jax.random.key(0), 16))
   assert set(used) == {1, 2, 3}
   squared = []
   for b, t in np.ndindex(16, 7):
-    np.testing.assert_array_equal(weights[b, t], np.arange(3) < used[b])
     expected, seen = greedy(np.asarray(books.vectors), points[b, t])
     np.testing.assert_array_equal(codes[b, t], expected)
     chosen = [np.asarray(books.vectors[k][expected[k]]) for k in range(used[b])]
@@ -142,34 +140,39 @@ def test_level_dropout_counts_only_the_levels_in_use():
   assert commitment == pytest.approx(np.mean(squared), rel=1e-5)  # float32 sums
 
 
-def test_level_dropout_draws_each_number_of_levels_equally_often():
-  config = QuantizerConfig(levels=4, codes=8, dimension=4)
-  points = jnp.zeros((4000, 1, 4))
-  *_, (_, weights) = quantize(config, random_books(config), points, jax.random.key(1))
-  counts = np.bincount(np.asarray(weights[:, 0].sum(-1)).astype(int), minlength=5)
+@pytest.mark.parametrize('share', [1.0, 0.5, 0.0])
+def test_level_dropout_draws_each_number_of_levels_equally_often(share):
+  config = QuantizerConfig(levels=4, codes=8, dimension=4, level_dropout=share)
+  counts = np.bincount(quantizer.levels_in_use(config, jax.random.key(1), 4000), minlength=5)
+  wanted = 4000 * (share / 4 + (1 - share) * np.array([0, 0, 0, 1]))
   assert counts[0] == 0
   # 5 standard deviations of a binomial count.
-  assert np.abs(counts[1:] - 1000).max() < 5 * np.sqrt(4000 * 0.25 * 0.75)
+  deviation = np.sqrt(wanted * (1 - wanted / 4000))
+  assert (np.abs(counts[1:] - wanted) <= 5 * deviation).all()
 
 
-def test_without_a_key_or_with_dropout_off_all_levels_are_in_use():
-  off = QuantizerConfig(levels=3, codes=8, dimension=4, level_dropout=False)
-  for config, key in ((CONFIG, None), (off, jax.random.key(0))):
-    *_, (_, weights) = quantize(config, random_books(), jnp.asarray(latents()), key)
-    np.testing.assert_array_equal(weights, 1)
+def test_without_a_key_all_levels_are_in_use():
+  books, points = random_books(), jnp.asarray(latents())
+  straight, _, codes, _ = quantize(CONFIG, books, points)
+  np.testing.assert_allclose(straight, quantizer.decode(books.vectors, codes), atol=1e-6)  # float32 sums
+
+
+def test_a_share_of_dropout_outside_zero_and_one_is_refused():
+  with pytest.raises(errors.ConfigError, match='level_dropout'):
+    QuantizerConfig(level_dropout=1.5)
 
 
 def test_update_is_a_moving_average_of_residuals():
   books, points = random_books(), latents(16)
   dropout = QuantizerConfig(levels=3, codes=8, dimension=4, decay=0.9, dead_below=0.0)
-  _, _, codes, observed = quantize(dropout, books, jnp.asarray(points), jax.random.key(0))
-  new, _ = update(dropout, books, codes, observed, jax.random.key(1))
-  residuals, weights = (np.asarray(x, np.float64) for x in observed)
+  _, _, codes, residuals = quantize(dropout, books, jnp.asarray(points), jax.random.key(0))
+  new, _ = update(dropout, books, codes, residuals, jax.random.key(1))
+  residuals = np.asarray(residuals, np.float64)
   counts, sums = 0.9 * np.asarray(books.counts, np.float64), 0.9 * np.asarray(books.sums, np.float64)
   for b, t, k in np.ndindex(16, 7, 3):
     code = int(codes[b, t, k])
-    counts[k, code] += 0.1 * weights[b, t, k]
-    sums[k, code] += 0.1 * weights[b, t, k] * residuals[b, t, k]
+    counts[k, code] += 0.1
+    sums[k, code] += 0.1 * residuals[b, t, k]
   # float32 sums of a hundred.
   np.testing.assert_allclose(new.counts, counts, atol=1e-5)
   np.testing.assert_allclose(new.sums, sums, atol=1e-5)
@@ -177,15 +180,15 @@ def test_update_is_a_moving_average_of_residuals():
 
 
 def test_a_dead_code_becomes_a_residual_of_the_batch_and_a_living_one_stays():
-  config = QuantizerConfig(levels=2, codes=4, dimension=4, decay=0.9, dead_below=0.5, level_dropout=False)
+  config = QuantizerConfig(levels=2, codes=4, dimension=4, decay=0.9, dead_below=0.5, level_dropout=0.0)
   books, points = random_books(config, uses=5.0), latents(8)
   far = books.vectors.at[:, 2].set(100.0)  # nothing is near it
   books = Codebooks(far, books.counts.at[:, 2].set(0.2), far * 5.0)
-  _, _, codes, observed = quantize(config, books, jnp.asarray(points))
-  new, _ = update(config, books, codes, observed, jax.random.key(0))
+  _, _, codes, residuals = quantize(config, books, jnp.asarray(points))
+  new, _ = update(config, books, codes, residuals, jax.random.key(0))
   for k in range(2):
-    residuals = np.asarray(observed[0])[:, :, k].reshape(-1, 4)
-    distance = np.abs(residuals[:, None] - np.asarray(new.vectors[k])[None]).max(-1).min(0)
+    seen = np.asarray(residuals)[:, :, k].reshape(-1, 4)
+    distance = np.abs(seen[:, None] - np.asarray(new.vectors[k])[None]).max(-1).min(0)
     assert distance[2] == 0
     assert (distance[[0, 1, 3]] > 0).all()
     # An average share of the batch's 56 frames.
@@ -203,8 +206,8 @@ def test_updates_lead_the_books_to_the_means_of_clusters():
   start = jnp.asarray([[[0.5] * 4, [-0.5] * 4]])
   books = Codebooks(start, jnp.full((1, 2), 10.0), start * 10.0)
   for _ in range(40):
-    _, _, codes, observed = quantize(config, books, points)
-    books, _ = update(config, books, codes, observed, jax.random.key(0))
+    _, _, codes, residuals = quantize(config, books, points)
+    books, _ = update(config, books, codes, residuals, jax.random.key(0))
   means = [points[0, :50].mean(0), points[0, 50:].mean(0)]
   # The start's share has decayed to 0.8^40 = 1.3e-4 of its distance of 1.5.
   np.testing.assert_allclose(books.vectors[0], means, atol=1e-3)

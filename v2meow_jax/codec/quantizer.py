@@ -29,8 +29,8 @@ class QuantizerConfig:
     decay: of the moving averages, a step.
     dead_below: a code whose moving average of uses in a batch falls below this is replaced
       (SoundStream: 2, for its batches; a small batch needs less).
-    level_dropout: train each example on its first n levels, n uniform in [1, levels], so that one
-      model serves all bit rates.
+    level_dropout: share of the examples that are trained on their first n levels alone, n uniform in
+      [1, levels], so that one model serves all bit rates (SoundStream: 1; DAC: 0.5).
   """
 
   levels: int = 12
@@ -38,13 +38,15 @@ class QuantizerConfig:
   dimension: int = 128
   decay: float = 0.99
   dead_below: float = 2.0
-  level_dropout: bool = True
+  level_dropout: float = 1.0
 
   def __post_init__(self):
     if min(self.levels, self.codes - 1, self.dimension) < 1:
       raise errors.ConfigError('quantiser: levels and dimension must be at least 1 and codes at least 2')
     if not 0 < self.decay < 1:
       raise errors.ConfigError(f'quantiser: decay {self.decay} is not between 0 and 1')
+    if not 0 <= self.level_dropout <= 1:
+      raise errors.ConfigError(f'quantiser: level_dropout {self.level_dropout} is not in [0, 1]')
 
   def encode(
     self, books: Float[Array, 'levels codes d'], latents: Float[Array, '*n d']
@@ -117,12 +119,22 @@ def decode(vectors: Float[Array, 'levels codes d'], codes: Int[Array, '*n used']
   return jnp.sum(jnp.stack([vectors[k][codes[..., k]] for k in range(codes.shape[-1])]), 0)
 
 
+def levels_in_use(config: QuantizerConfig, key: Array, batch: int) -> Int[Array, ' batch']:
+  """How many levels each example is trained on."""
+  count_key, whether_key = jax.random.split(key)
+  count = jax.random.randint(count_key, (batch,), 1, config.levels + 1)
+  dropped = jax.random.bernoulli(whether_key, config.level_dropout, (batch,))
+  return jnp.where(dropped, count, config.levels)
+
+
 def quantize(
   config: QuantizerConfig,
   books: Codebooks,
   latents: Float[Array, 'batch time d'],
   key: Array | None = None,
-) -> tuple[Float[Array, 'batch time d'], Array, Int[Array, 'batch time levels'], tuple[Array, Array]]:
+) -> tuple[
+  Float[Array, 'batch time d'], Array, Int[Array, 'batch time levels'], Float[Array, 'batch time levels d']
+]:
   """Quantises with a straight-through gradient.
 
   Args:
@@ -132,16 +144,17 @@ def quantize(
     key: for level dropout; None uses all levels.
 
   Returns:
-    (quantised, commitment, codes, observed): `commitment` is the mean over the levels in use of the
-    squared distance to the chosen code (a mean over dimensions); `observed` is what `update` takes.
+    (quantised, commitment, codes, residuals): `commitment` is the mean over the levels in use of the
+    squared distance to the chosen code (a mean over dimensions); codes and the residuals that they stand
+    for are those of all levels, in use or not.
   """
   fixed = jax.lax.stop_gradient(books.vectors)
   codes, residuals = encode(fixed, latents)
   batch = latents.shape[0]
-  if key is not None and config.level_dropout:
-    used = jax.random.randint(key, (batch,), 1, config.levels + 1)
-  else:
+  if key is None:
     used = jnp.full((batch,), config.levels)
+  else:
+    used = levels_in_use(config, key, batch)
   mask = (jnp.arange(config.levels) < used[:, None]).astype(latents.dtype)[:, None, :]
   chosen = jnp.stack([fixed[k][codes[..., k]] for k in range(config.levels)], -2)
   quantised = jnp.einsum('btld,bxl->btd', chosen, mask)
@@ -149,27 +162,30 @@ def quantize(
   squared = jnp.mean((residuals - chosen) ** 2, -1)
   commitment = jnp.sum(squared * mask) / (jnp.sum(mask) * latents.shape[1])
   straight = latents + jax.lax.stop_gradient(quantised - latents)
-  weights = jnp.broadcast_to(mask, codes.shape)
-  return straight, commitment, codes, (jax.lax.stop_gradient(residuals), weights)
+  return straight, commitment, codes, jax.lax.stop_gradient(residuals)
 
 
 def update(
-  config: QuantizerConfig, books: Codebooks, codes: Int[Array, 'batch time levels'], observed, key: Array
+  config: QuantizerConfig,
+  books: Codebooks,
+  codes: Int[Array, 'batch time levels'],
+  residuals: Float[Array, 'batch time levels d'],
+  key: Array,
 ) -> tuple[Codebooks, Float[Array, ' levels']]:
   """Moves the codebooks towards the residuals assigned to them, and replaces dead codes.
 
+  Every level learns from every example, those that level dropout left out included: what a level would
+  have seen does not depend on whether the decoder heard it, and the last levels would else lag behind.
   The sums run over the whole batch, whichever devices hold it: every mesh gives the same codebooks.
 
   Returns:
     The codebooks, and the share of each level's codes that were replaced.
   """
-  residuals, weights = observed
 
-  def update_level(vectors, counts, sums, index, residual, weight, key):
-    index, weight = index.reshape(-1), weight.reshape(-1)
-    residual = residual.reshape(-1, config.dimension)
-    uses = jnp.zeros(config.codes).at[index].add(weight)
-    total = jnp.zeros_like(sums).at[index].add(residual * weight[:, None])
+  def update_level(vectors, counts, sums, index, residual, key):
+    index, residual = index.reshape(-1), residual.reshape(-1, config.dimension)
+    uses = jnp.zeros(config.codes).at[index].add(1.0)
+    total = jnp.zeros_like(sums).at[index].add(residual)
     counts = config.decay * counts + (1 - config.decay) * uses
     sums = config.decay * sums + (1 - config.decay) * total
     dead = counts < config.dead_below
@@ -181,8 +197,8 @@ def update(
     vectors = jnp.where(dead[:, None], drawn, sums / jnp.maximum(counts, 1e-6)[:, None])
     return vectors, counts, sums, jnp.mean(dead.astype(counts.dtype))
 
-  vectors, counts, sums, replaced = jax.vmap(update_level, in_axes=(0, 0, 0, -1, -2, -1, 0))(
-    books.vectors, books.counts, books.sums, codes, residuals, weights, jax.random.split(key, config.levels)
+  vectors, counts, sums, replaced = jax.vmap(update_level, in_axes=(0, 0, 0, -1, -2, 0))(
+    books.vectors, books.counts, books.sums, codes, residuals, jax.random.split(key, config.levels)
   )
   return Codebooks(vectors=vectors, counts=counts, sums=sums), replaced
 

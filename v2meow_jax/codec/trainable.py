@@ -132,11 +132,11 @@ class CodecTrainable:
 
     def work(params):
       latents = linen.call(network, params, audio, method='encode')
-      quantised, commitment, codes, observed = quantizer.quantize(config, state['books'], latents, drop_key)
+      quantised, commitment, codes, residuals = quantizer.quantize(config, state['books'], latents, drop_key)
       decoded = linen.call(network, params, jnp.where(warming, latents, quantised), method='decode')
-      return (decoded, jnp.where(warming, 0.0, commitment)), (latents, codes, observed, commitment)
+      return (decoded, jnp.where(warming, 0.0, commitment)), (latents, codes, residuals, commitment)
 
-    (decoded, _), pull, (latents, codes, observed, commitment) = jax.vjp(work, state['params'], has_aux=True)
+    (decoded, _), pull, (latents, codes, residuals, commitment) = jax.vjp(work, state['params'], has_aux=True)
     (loss, metrics), toward = jax.value_and_grad(self._losses, has_aux=True)(decoded, audio)
     loss += self.commitment_weight * jnp.where(warming, 0.0, commitment)
     metrics |= {'loss': loss, 'commitment': commitment}
@@ -154,7 +154,7 @@ class CodecTrainable:
     metrics |= {'grad_norm': optax.global_norm(grads), 'param_norm': optax.global_norm(state['params'])}
     state['params'] = optax.apply_updates(state['params'], updates)
 
-    state, replaced = self._books(state, latents, codes, observed, books_key)
+    state, replaced = self._books(state, latents, codes, residuals, books_key)
     share, perplexity = quantizer.usage(codes, config.codes)
     for level in range(config.levels):
       metrics[f'perplexity_level_{level}'] = perplexity[level]
@@ -163,11 +163,11 @@ class CodecTrainable:
     state['step'] = state['step'] + 1
     return state, metrics | {'alarm/codebooks': alarm}
 
-  def _books(self, state: dict, latents, codes, observed, key: Array) -> tuple[dict, Array]:
+  def _books(self, state: dict, latents, codes, residuals, key: Array) -> tuple[dict, Array]:
     """The state with its codebooks moved, or fitted at the end of the warm-up; and the shares replaced."""
     config, books = self._quantizer, state['books']
     if not self.warmup_steps:
-      books, replaced = quantizer.update(config, books, codes, observed, key)
+      books, replaced = quantizer.update(config, books, codes, residuals, key)
       return state | {'books': books}, replaced
     flat = jax.lax.stop_gradient(latents).reshape(-1, config.dimension)
     ring = jnp.concatenate([flat, state['ring']])[: self.ring]
@@ -179,7 +179,7 @@ class CodecTrainable:
       (
         lambda: (books, none),
         lambda: (quantizer.fit(config, key, ring[:filled], uses=flat.shape[0] / config.codes), none),
-        lambda: quantizer.update(config, books, codes, observed, key),
+        lambda: quantizer.update(config, books, codes, residuals, key),
       ),
     )
     return state | {'books': books, 'ring': ring}, replaced
