@@ -7,7 +7,7 @@ import shutil
 
 # Before JAX is imported: with libtpu installed it would look for a TPU first.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# Most of a test's time is compilation: a quarter of it goes into optimising programs that run for milliseconds.
+# Most of a test's time is compilation, a quarter of that optimises what then runs for milliseconds.
 # `make test-full` leaves XLA as users have it.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 # Tests compile the same small programs in many processes; entries are keyed by program and versions.

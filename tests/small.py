@@ -32,7 +32,7 @@ def make_codec(seed: int = 0) -> Codec:
     sample_rate=8000,
   )
   keys = jax.random.split(jax.random.key(seed))
-  params = config.build().init(keys[0], jnp.zeros((1, 1280, 1)))['params']
+  params = jax.jit(config.build().init)(keys[0], jnp.zeros((1, 1280, 1)))['params']
   # Latents of a fresh network are small: codebooks of their size make the codes differ.
   codebooks = 0.3 * jax.random.normal(keys[1], (4, 16, 8)) / (1 + jnp.arange(4))[:, None, None]
   return Codec(config, {'params': params, 'codebooks': codebooks})
@@ -72,7 +72,7 @@ def write_bundle(directory: pathlib.Path, dtype: str = 'float32') -> pathlib.Pat
   networks = []
   for number, (stage, config) in enumerate(make_stages(codec)):
     model = StageModel(stage, config)
-    params = nn.unbox(model.init(jax.random.key(number), zero_batch(stage))['params'])
+    params = nn.unbox(jax.jit(model.init)(jax.random.key(number), zero_batch(stage))['params'])
     about = {
       'stage': description.describe(stage),
       'transformer': description.describe(config),

@@ -8,6 +8,7 @@ import pytest
 import small
 
 from v2meow_jax import bundle, errors
+from v2meow_jax.encoders import registry
 
 
 def copy_of(small_bundle, tmp_path):
@@ -92,10 +93,10 @@ def test_a_file_outside_of_the_folder_is_not_read(small_bundle, tmp_path):
 
 def test_an_encoder_that_has_changed_is_refused(small_bundle):
   identity = bundle.load(small_bundle).about['encoders'][0]
-  with pytest.raises(errors.BundleError, match='has changed'):
-    bundle.build_encoder(identity | {'columns': ['brightness']})
+  with pytest.raises(errors.BundleError, match='not the one'):
+    registry.build(identity | {'columns': ['brightness']}, small_bundle)
   with pytest.raises(errors.BundleError, match='unknown'):
-    bundle.build_encoder({'encoder': 'clairvoyance'})
+    registry.build({'encoder': 'clairvoyance'}, small_bundle)
 
 
 def test_an_existing_folder_is_not_overwritten(small_bundle):

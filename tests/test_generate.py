@@ -55,7 +55,7 @@ def test_the_picture_is_one(results):
 
 def test_nothing_else_is_left_behind(results):
   assert sorted(path.name for path in results.iterdir()) == [
-    f'big_buck_bunny.{s}' for s in ('mp4', 'png', 'wav')
+    f'big_buck_bunny.{s}' for s in ('json', 'mp4', 'png', 'wav')
   ]
 
 
@@ -146,8 +146,8 @@ def test_the_video_itself_is_never_overwritten(small_bundle, demo_clip, tmp_path
     ('--top_p', '0', 'top_p'),
     ('--top_k', 'vocals=3', "no stage 'vocals'"),
     ('--overlap', '1', 'overlap'),
-    ('--duration', '-2', '--duration'),
-    ('--seed', '-1', '--seed'),
+    ('--duration', '-2', 'duration: -2'),
+    ('--seed', '-1', 'seed -1'),
   ],
 )
 def test_settings_that_do_not_hold(small_bundle, demo_clip, tmp_path, capsys, option, value, words):
@@ -158,6 +158,6 @@ def test_settings_that_do_not_hold(small_bundle, demo_clip, tmp_path, capsys, op
 def test_sampling_can_be_set_by_stage():
   from v2meow_jax.generation.sampling import Sampling
 
-  args = type('Args', (), {'temperature': '0.5,fine=0', 'top_k': 'fine=7', 'top_p': '', 'overlap': ''})
+  args = type('Args', (), {'temperature': '0.5,fine=0', 'top_k': 'fine=7', 'top_p': '', 'overlap': '', 'guidance': ''})
   chosen = generate._sampling(args, {'coarse': Sampling(), 'fine': Sampling()})
   assert chosen == {'coarse': Sampling(0.5), 'fine': Sampling(0.0, 7)}

@@ -4,6 +4,7 @@
     codec.safetensors      codec parameters and codebooks
     stage_NAME.safetensors a file a stage
     semantic.safetensors   the semantic encoder that the training data was made with
+    style.safetensors      the codebooks of style tokens, where there are any
 
 Reading never executes code and needs no gin: constructors' settings are in the JSON.
 """
@@ -14,8 +15,11 @@ import json
 import os
 import pathlib
 import shutil
+from fractions import Fraction
 from typing import Any
 
+import flax.linen as nn
+import jax
 import numpy as np
 from etils import epath
 from safetensors import SafetensorError
@@ -25,19 +29,19 @@ from safetensors.numpy import save as save_safetensors
 from v2meow_jax import description, errors
 from v2meow_jax.codec import codec as codec_lib
 from v2meow_jax.codec.codec import Codec
+from v2meow_jax.encoders import registry
 from v2meow_jax.encoders.base import Encoder
-from v2meow_jax.encoders.motion import MotionEncoder
 from v2meow_jax.encoders.semantic import SemanticEncoder
-from v2meow_jax.generation.pipeline import Pipeline, StageRunner
+from v2meow_jax.generation.pipeline import Pipeline
 from v2meow_jax.generation.sampling import Sampling
+from v2meow_jax.generation.score import StageRunner, window_batch
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.stages import Condition, Stage, Target
 from v2meow_jax.streams import Stream
 
-FORMAT = 1
-TYPES = (*codec_lib.TYPES, TransformerConfig, Stage, Condition, Target, Stream, Sampling, MotionEncoder)
-ENCODERS = {'motion': MotionEncoder}
+FORMAT = 2  # 2: guidance in the sampling, style encoders
+TYPES = (*codec_lib.TYPES, TransformerConfig, Stage, Condition, Target, Stream, Sampling)
 
 
 def flatten(tree: Any, prefix: str = '') -> dict[str, np.ndarray]:
@@ -84,6 +88,7 @@ def write(
   stages: list[Network],
   encoders: list[dict],
   semantic: SemanticEncoder | None = None,
+  style: pathlib.Path | None = None,
   dtype: str = 'float32',
   about: dict[str, Any] | None = None,
 ) -> None:
@@ -95,6 +100,7 @@ def write(
     stages: `about` holds `stage`, `transformer` and `sampling`, in the order in which they run.
     encoders: identities of the encoders of the streams that no stage makes.
     semantic: the encoder that the training data was made with.
+    style: the file of style codebooks.
     dtype: that weights are stored in, `float32` or `float16` (half the size; they are float32 in use).
     about: name, licence, provenance.
 
@@ -114,12 +120,19 @@ def write(
     told['encoders'] = encoders
     if semantic is not None:
       semantic.save(temporary / 'semantic.safetensors')
-      data = (temporary / 'semantic.safetensors').read_bytes()
-      told['semantic'] = {'file': 'semantic.safetensors', 'sha256': hashlib.sha256(data).hexdigest()}
+      told['semantic'] = _file(temporary / 'semantic.safetensors')
+    if style is not None:
+      shutil.copyfile(style, temporary / registry.STYLE_FILE)
+      told['style'] = _file(temporary / registry.STYLE_FILE)
     (temporary / 'bundle.json').write_text(json.dumps(told, indent=2) + '\n')
     os.replace(temporary, directory)
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _file(path: pathlib.Path) -> dict[str, str]:
+  """A file's name and hash."""
+  return {'file': path.name, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _save(directory: pathlib.Path, network: Network, dtype: str) -> dict[str, str]:
@@ -130,9 +143,9 @@ def _save(directory: pathlib.Path, network: Network, dtype: str) -> dict[str, st
     if not np.isfinite(stored).all():
       raise errors.BundleError(f'{network.name}: {name} has values that are not finite in {dtype}')
     flat[name] = stored
-  data = save_safetensors(flat)
-  (directory / f'{network.name}.safetensors').write_bytes(data)
-  return {'file': f'{network.name}.safetensors', 'sha256': hashlib.sha256(data).hexdigest()}
+  path = directory / f'{network.name}.safetensors'
+  path.write_bytes(save_safetensors(flat))
+  return _file(path)
 
 
 class Bundle:
@@ -159,12 +172,16 @@ class Bundle:
         f'{path}: format {version}; this version reads up to {FORMAT}, update v2meow-jax'
       )
     try:
-      parts = [self.about['codec'], *self.about['stages'], *filter(None, [self.about.get('semantic')])]
-      self._data = {part['file']: self._read(part) for part in parts}
+      self._data = {part['file']: self._read(part) for part in self.parts()}
     except (KeyError, TypeError) as error:
       raise errors.BundleError(
         f'{path}: entry {error} is missing; export or copy the bundle again'
       ) from error
+
+  def parts(self) -> list[dict]:
+    """What `bundle.json` says of each file."""
+    fitted = [self.about.get(name) for name in ('semantic', 'style')]
+    return [self.about['codec'], *self.about['stages'], *filter(None, fitted)]
 
   def _read(self, part: dict) -> bytes:
     path = self.directory / part['file']
@@ -184,6 +201,21 @@ class Bundle:
       raise errors.BundleError(
         f'{self.directory / part["file"]}: not a safetensors file ({error})'
       ) from error
+
+  def sizes(self, part: dict) -> dict[str, tuple[int, ...]]:
+    """Shape of each array of a network, by its name in the file."""
+    return {name: value.shape for name, value in flatten(self._weights(part)).items()}
+
+  def faults(self) -> list[str]:
+    """What is wrong in a bundle whose files have the right hashes: shapes, or values that are not finite."""
+    found = []
+    for runner, part in zip(self.stages(), self.about['stages'], strict=True):
+      example = window_batch(runner.stage, lambda stream, *_: np.zeros((0, stream.width)), Fraction(0))
+      batch = {name: value[None] for name, value in example.items()}
+      found += _differences(part['file'], runner.model, batch, runner.params)
+    codec, part = self.codec(), self.about['codec']
+    audio = np.zeros((1, 4 * codec.hop, codec.channels), np.float32)
+    return found + _differences(part['file'], codec.config.build(), audio, codec.weights['params'])
 
   def network(self, name: str) -> dict[str, Any]:
     """Weights of the codec or of a stage, by the name `codec` or the stage's.
@@ -207,9 +239,10 @@ class Bundle:
       raise errors.BundleError(f'{self.directory}: there is no semantic encoder in it')
     return SemanticEncoder.load(self.directory / self.about['semantic']['file'])
 
-  def encoders(self) -> list[Encoder]:
-    """The encoders of the streams that no stage makes."""
-    return [build_encoder(identity) for identity in self.about['encoders']]
+  def encoders(self, clap: str | None = None) -> list[Encoder]:
+    """The encoders of the streams that no stage makes; see `pipeline`."""
+    folder = pathlib.Path(self.directory)
+    return [registry.build(identity, folder, clap) for identity in self.about['encoders']]
 
   def stages(self) -> list[StageRunner]:
     """The stages, in the order in which they run."""
@@ -220,26 +253,37 @@ class Bundle:
       runners.append(StageRunner(StageModel(stage, config), self._weights(part), sampling))
     return runners
 
-  def pipeline(self) -> Pipeline:
-    """Everything, ready to generate."""
-    return Pipeline(self.encoders(), self.stages(), self.codec())
+  @property
+  def digest(self) -> str:
+    """Tells this bundle from any other: a hash of `bundle.json`, which holds those of the files."""
+    return hashlib.sha256((self.directory / 'bundle.json').read_bytes()).hexdigest()
+
+  def pipeline(self, *, clap: str | None = None, **settings) -> Pipeline:
+    """Everything, ready to generate.
+
+    Args:
+      clap: folder or id of the CLAP model, where it is not the one that the bundle names.
+      settings: the pipeline's own.
+    """
+    semantic = [self.semantic()] if self.about.get('semantic') else []
+    return Pipeline(self.encoders(clap), self.stages(), self.codec(), token_encoders=semantic, **settings)
 
 
-def build_encoder(identity: dict) -> Encoder:
-  """The encoder with this identity.
-
-  Raises:
-    errors.BundleError: it is unknown here, or it is not what it was when the data was made.
-  """
-  name = identity.get('encoder')
-  if name not in ENCODERS:
-    raise errors.BundleError(f'encoder {name!r} is unknown; known are {", ".join(ENCODERS)}')
-  encoder = description.rebuild(identity['config'], TYPES)
-  if json.loads(json.dumps(encoder.identity)) != identity:
-    raise errors.BundleError(
-      f'encoder {name!r} has changed since the training data was made; use that version'
-    )
-  return encoder
+def _differences(file: str, network: nn.Module, example: Any, params: Any) -> list[str]:
+  """Where a network's arrays are not what it takes."""
+  wanted = nn.unbox(jax.eval_shape(network.init, jax.random.key(0), example))['params']
+  shapes = {
+    name: tuple(leaf) for name, leaf in flatten(jax.tree.map(lambda x: np.array(x.shape), wanted)).items()
+  }
+  there = flatten(params)
+  found = [f'{file}: {name} is missing' for name in shapes.keys() - there.keys()]
+  found += [f'{file}: {name} is not known' for name in there.keys() - shapes.keys()]
+  for name in sorted(shapes.keys() & there.keys()):
+    if there[name].shape != shapes[name]:
+      found.append(f'{file}: {name} has shape {there[name].shape} instead of {shapes[name]}')
+    elif not np.isfinite(there[name]).all():
+      found.append(f'{file}: {name} has values that are not finite')
+  return found
 
 
 def load(directory: epath.PathLike) -> Bundle:

@@ -9,20 +9,23 @@ import warnings
 from collections.abc import Callable
 
 COMMANDS = {
-  'generate': 'music for a video, from a bundle',
+  'generate': 'music for videos or texts, from a bundle',
   'prepare': 'media files to a dataset of clips x streams',
   'visualize': 'paired video for music, rendered from it',
   'fit-semantic': 'clusters for the semantic tokens, from a dataset',
+  'fit-style': 'codebooks for style tokens, from a dataset',
   'train': 'a codec or a stage, configured by gin',
   'precompile': 'what a training step needs, compiled but not run',
   'plan': 'what a training step needs, estimated',
   'codec': 'encode, decode, and a report on how good a codec is',
   'evaluate': 'a bundle on a dataset: losses, entropies, reconstruction',
   'export': 'runs to one bundle',
+  'bundle': 'what a bundle is, and whether it is whole',
 }
 
-# `codec` is a package of its own.
-MODULES = {name: name.replace('-', '_') for name in COMMANDS} | {'codec': 'codec_cli'}
+# `codec` and `bundle` are parts of the library as well.
+MODULES = {name: name.replace('-', '_') for name in COMMANDS}
+MODULES |= {'codec': 'codec_cli', 'bundle': 'bundle_cli'}
 
 USAGE = 'usage: v2meow COMMAND [options]; v2meow COMMAND --help says more\n\n' + '\n'.join(
   f'  {name:<14}{text}' for name, text in COMMANDS.items()

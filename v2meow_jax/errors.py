@@ -24,3 +24,7 @@ class BundleError(InputError):
 
 class ConfigError(InputError):
   """A gin file, gin binding or constructor argument that does not hold."""
+
+
+class MemoryExhausted(InputError):
+  """What was asked for at once does not fit into the device's memory."""

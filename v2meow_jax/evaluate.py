@@ -14,7 +14,7 @@ from v2meow_jax.codec.codec import Codec
 from v2meow_jax.data.batches import stage_batches
 from v2meow_jax.data.dataset import Dataset, read_streams
 from v2meow_jax.evaluation import conditioning, entropy, reconstruction
-from v2meow_jax.generation.pipeline import StageRunner
+from v2meow_jax.generation.score import StageRunner
 from v2meow_jax.streams import Stream
 
 

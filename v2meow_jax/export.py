@@ -11,6 +11,7 @@ from etils import epath
 
 from v2meow_jax import __version__, bundle, cli, description, errors
 from v2meow_jax.codec.codec import Codec
+from v2meow_jax.encoders import style as style_lib
 from v2meow_jax.encoders.semantic import SemanticEncoder
 from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.models import layout
@@ -80,6 +81,7 @@ def export(
   out: pathlib.Path,
   *,
   semantic: SemanticEncoder | None = None,
+  style: pathlib.Path | None = None,
   sampling: dict[str, Sampling] | None = None,
   dtype: str = 'float32',
   about: dict[str, Any] | None = None,
@@ -122,6 +124,8 @@ def export(
     networks.append(bundle.Network(f'stage_{stage.name}', told, run.weights))
     predicted.add(stage.target.stream.name)
     given |= {c.stream.name: run.about['data'][c.stream.name] for c in stage.conditions}
+  encoders = [identity for name, identity in given.items() if name not in predicted]
+  _check_style(encoders, style)
   bundle.write(
     out,
     codec=bundle.Network(
@@ -130,11 +134,23 @@ def export(
       codecs[0].weights,
     ),
     stages=networks,
-    encoders=[identity for name, identity in given.items() if name not in predicted],
+    encoders=encoders,
     semantic=semantic,
+    style=style,
     dtype=dtype,
     about=about,
   )
+
+
+def _check_style(encoders: list[dict], path: pathlib.Path | None) -> None:
+  """The codebooks that the data was made with, where it has style tokens, and else none."""
+  wanted = [identity['sha256'] for identity in encoders if identity['encoder'] == 'style']
+  if wanted and path is None:
+    raise errors.BundleError('a stage was trained with style tokens: name their codebooks with --style')
+  if path is not None:
+    codebooks, _ = style_lib.read(path)
+    if [style_lib.digest(codebooks)] != wanted:
+      raise errors.BundleError(f'{path}: the stages were not trained with these style codebooks')
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -143,6 +159,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--run', type=pathlib.Path, action='append', required=True, help='once a run')
   parser.add_argument('--out', type=pathlib.Path, required=True, help='the bundle, a folder to be made')
   parser.add_argument('--semantic', type=pathlib.Path, help="fit-semantic's file")
+  parser.add_argument('--style', type=pathlib.Path, help="fit-style's file")
   parser.add_argument('--name', default='', help='of the model')
   parser.add_argument('--licence', default='', help='of the weights')
   parser.add_argument('--provenance', default='', help='what it was trained on')
@@ -165,6 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     runs,
     args.out,
     semantic=SemanticEncoder.load(args.semantic) if args.semantic else None,
+    style=args.style,
     sampling=sampling,
     dtype=args.dtype,
     about={

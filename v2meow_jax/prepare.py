@@ -11,7 +11,9 @@ from v2meow_jax import cli, errors
 if TYPE_CHECKING:
   from v2meow_jax.encoders.base import Encoder
 
-STREAMS = ('video/motion', 'audio/semantic', 'audio/acoustic', 'audio/waveform')
+STREAMS = (
+  'video/motion', 'audio/semantic', 'audio/acoustic', 'audio/waveform', 'style/clap', 'style/tokens',
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,6 +25,10 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--bundle', type=pathlib.Path, help='whose codec and semantic encoder to use')
   parser.add_argument('--codec', type=pathlib.Path, help='a codec run or bundle, instead of --bundle')
   parser.add_argument('--semantic', type=pathlib.Path, help="fit-semantic's file, instead of --bundle")
+  parser.add_argument('--clap', help='folder or id of a CLAP model, for style/clap and style/tokens')
+  parser.add_argument('--clap_stride', type=float, default=10.0, help='seconds between its 10 s windows')
+  parser.add_argument('--captions', action='store_true', help="style of a clip's caption, where it has one")
+  parser.add_argument('--style', type=pathlib.Path, help="fit-style's file, for style/tokens")
   parser.add_argument('--sample_rate', type=int, default=16000, help='of audio/waveform, in Hz')
   parser.add_argument('--clip_seconds', type=float, default=60.0, help='longest clip')
   parser.add_argument('--validation_share', type=float, default=0.05, help='share of the sources')
@@ -69,6 +75,8 @@ def _encoder(name: str, args: argparse.Namespace) -> 'Encoder':
     from v2meow_jax.encoders.waveform import WaveformEncoder
 
     return WaveformEncoder(args.sample_rate)
+  if name.startswith('style/'):
+    return _style_encoder(name, args)
   from v2meow_jax import bundle
 
   if name == 'audio/semantic':
@@ -82,6 +90,21 @@ def _encoder(name: str, args: argparse.Namespace) -> 'Encoder':
   if args.codec or args.bundle:
     return bundle.load_codec(args.codec or args.bundle)
   raise errors.ConfigError('--streams: audio/acoustic needs --bundle, or --codec with a codec run or bundle')
+
+
+def _style_encoder(name: str, args: argparse.Namespace) -> 'Encoder':
+  from v2meow_jax.encoders import style
+  from v2meow_jax.encoders.clap import ClapConfig, ClapEncoder
+
+  if not args.clap:
+    raise errors.ConfigError(f'--streams: {name} needs --clap, the folder or id of a CLAP model')
+  embedder = ClapEncoder(args.clap, ClapConfig(stride=args.clap_stride, captions=args.captions))
+  if name == 'style/clap':
+    return embedder
+  if not args.style:
+    raise errors.ConfigError("--streams: style/tokens needs --style, fit-style's file")
+  codebooks, _ = style.read(args.style)
+  return style.StyleTokens(embedder, codebooks)
 
 
 if __name__ == '__main__':

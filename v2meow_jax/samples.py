@@ -11,7 +11,8 @@ import gin
 from v2meow_jax import bundle, description, errors
 from v2meow_jax.codec.codec import Codec
 from v2meow_jax.generation import picture
-from v2meow_jax.generation.pipeline import Generated, Pipeline, StageRunner
+from v2meow_jax.generation.pipeline import Generated, Pipeline
+from v2meow_jax.generation.score import StageRunner
 from v2meow_jax.media import audio as audio_files
 from v2meow_jax.media import loudness
 from v2meow_jax.models.stage_model import StageModel

@@ -2,18 +2,28 @@
 
 from fractions import Fraction
 
+import jax
 import numpy as np
 import pytest
 
 from v2meow_jax import bundle, errors
-from v2meow_jax.generation.pipeline import Pipeline, window_batch
+from v2meow_jax.generation import decode
+from v2meow_jax.generation.pipeline import Pipeline
 from v2meow_jax.generation.sampling import Sampling
+from v2meow_jax.generation.score import window_batch
 from v2meow_jax.media.clip import MediaClip
 
 
 @pytest.fixture(scope='module')
 def pipeline(small_bundle):
   return bundle.load(small_bundle).pipeline()
+
+
+def batch_of(stage, streams, start):
+  def read(stream, first, stop):
+    return streams.get(stream.name, np.zeros((0, stream.width)))[first:stop]
+
+  return {name: value[None] for name, value in window_batch(stage, read, start).items()}
 
 
 @pytest.fixture(scope='module')
@@ -48,20 +58,10 @@ def test_a_window_is_continued_from_the_tail_of_the_one_before(pipeline, demo_cl
   made = pipeline.generate(str(demo_clip), duration=3.0, sampling=sampling)
   semantic = made.streams['audio/semantic']
   runner = pipeline.stages[0]
-  from v2meow_jax.generation import decode
-
-  batch = window_batch(runner.stage, made.streams, Fraction(1))
-  import jax
-
-  tokens = decode.generate(
-    runner.model,
-    runner.params,
-    batch,
-    semantic[None, 25:50],
-    jax.random.key(0)[None],
-    Sampling(temperature=0),
-  )
-  np.testing.assert_array_equal(np.asarray(tokens)[0], semantic[25:75])
+  batch = batch_of(runner.stage, made.streams, Fraction(1))
+  keys = jax.random.key(0)[None]
+  tokens = decode.simple(runner.model, runner.params, batch, semantic[None, 25:50], keys, Sampling(0))
+  np.testing.assert_array_equal(tokens[0], semantic[25:75])
 
 
 def test_a_window_is_given_what_a_training_crop_would_be(pipeline):
@@ -70,12 +70,12 @@ def test_a_window_is_given_what_a_training_crop_would_be(pipeline):
     'video/motion': np.arange(40, dtype=np.float32)[:, None].repeat(14, 1),
     'audio/semantic': np.arange(250)[:, None] % 16,
   }
-  batch = window_batch(stage, streams, Fraction(9))
+  batch = batch_of(stage, streams, Fraction(9))
   # 9 s is element 36 of 4 Hz, of which 4 of 8 are left, and element 225 of 25 Hz.
   assert batch['video/motion'][0, :, 0].tolist() == [36, 37, 38, 39, 0, 0, 0, 0]
   assert batch['video/motion/mask'][0].tolist() == [True] * 4 + [False] * 4
   assert batch['audio/semantic'][0, :, 0].tolist() == [n % 16 for n in range(225, 250)] + [0] * 25
-  quarter = window_batch(stage, streams, Fraction(1, 4))
+  quarter = batch_of(stage, streams, Fraction(1, 4))
   # 6.25 elements are cut at 6, a hundredth of a second before the crop.
   assert float(quarter['audio/semantic/offset'][0]) == pytest.approx(6 / 25 - 0.25)
 

@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -7,7 +6,11 @@ from v2meow_jax import errors
 from v2meow_jax.generation import sampling
 from v2meow_jax.generation.sampling import Sampling
 
-draw = jax.jit(sampling.draw, static_argnums=2)
+compiled = jax.jit(sampling.draw, static_argnums=3)
+
+
+def draw(keys, logits, settings):
+  return compiled(keys, logits, settings.knobs(), settings.restricted)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +26,9 @@ draw = jax.jit(sampling.draw, static_argnums=2)
     ({'top_p': float('nan')}, 'top_p nan'),
     ({'overlap': 1.0}, 'overlap 1.0'),
     ({'overlap': -0.5}, 'overlap -0.5'),
+    ({'guidance': (('video', -1.0),)}, 'guidance video=-1.0'),
+    ({'guidance': (('video', float('nan')),)}, 'guidance video=nan'),
+    ({'guidance': (('video', 1.0), ('video', 2.0))}, 'twice'),
   ],
 )
 def test_a_wrong_setting_is_refused_in_one_sentence(settings, words):
@@ -59,7 +65,8 @@ def kept_by_loop(row, temperature, top_k, top_p):
 )
 def test_what_stays_is_what_the_definitions_say(temperature, top_k, top_p):
   logits = logits_of(4, 10, 30)
-  found = np.asarray(sampling.restrict(logits, Sampling(temperature, top_k, top_p)))
+  knobs = Sampling(temperature, top_k, top_p).knobs()
+  found = np.asarray(sampling.restrict(logits / np.float32(temperature), knobs))
   for i in np.ndindex(4, 10):
     kept = kept_by_loop(logits[i], temperature, top_k, 2.0 if top_p == 1 else top_p)
     assert set(np.flatnonzero(np.isfinite(found[i]))) == kept
@@ -108,14 +115,15 @@ def test_a_row_depends_on_its_own_key_and_logits_alone():
   assert len(set(before[0])) > 1
 
 
-def test_suppressed_codes_are_never_drawn_at_their_level_and_remain_at_others():
-  logits = jnp.zeros((1, 2, 4))
-  chosen = sampling.Sampling(suppress=((0, 3), ()))
-  masked = np.asarray(sampling.suppressed(logits, jnp.arange(2), chosen))
-  assert np.isneginf(masked[0, 0]).tolist() == [True, False, False, True]
-  assert np.isfinite(masked[0, 1]).all()
-  # Flattened steps hold one level: the one that the caller says.
-  for level, count in ((0, 2), (1, 0), (5, 0)):
-    found = np.asarray(sampling.suppressed(logits[:, :1], jnp.asarray([level]), chosen))
-    assert np.isneginf(found).sum() == count
-  np.testing.assert_array_equal(sampling.suppressed(logits, jnp.arange(2), sampling.Sampling()), logits)
+def test_suppressed_codes_are_a_mask_of_their_level_alone():
+  banned = Sampling(suppress=((0, 3), ())).banned(3, 4)
+  assert banned is not None
+  assert banned.tolist() == [[True, False, False, True], [False] * 4, [False] * 4]
+  # Levels beyond the target's are not looked at.
+  assert Sampling(suppress=((0,), (1,), (2,))).banned(2, 2).tolist() == [[True, False], [False, True]]
+  assert Sampling().banned(3, 4) is None and Sampling(suppress=((), ())).banned(2, 4) is None
+
+
+def test_ranking_is_skipped_only_where_it_changes_nothing():
+  assert not Sampling().restricted and not Sampling(0, 5, 0.5).restricted
+  assert Sampling(top_k=5).restricted and Sampling(top_p=0.9).restricted

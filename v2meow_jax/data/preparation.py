@@ -98,7 +98,7 @@ def _run(job: _Job) -> list[dict]:
   rejected = []
   rows: dict[str, list] = {encoder.stream.name: [] for encoder in job.todo}
   for clip in job.clips:
-    media = MediaClip(clip.video, clip.audio, clip.start, clip.duration)
+    media = MediaClip(clip.video, clip.audio, clip.start, clip.duration, clip.caption)
     for encoder in job.todo:
       stream = encoder.stream
       try:

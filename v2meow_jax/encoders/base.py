@@ -1,7 +1,7 @@
 """What every frozen encoder offers, be it a filter bank, a codec or a network of another library."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Shaped
@@ -33,4 +33,13 @@ class Encoder(Protocol):
 
   def encode_clip(self, clip: MediaClip) -> Shaped[np.ndarray, 'n width']:
     """Elements of the clip: `stream.length(clip.duration)` of them."""
+    ...
+
+
+@runtime_checkable
+class StyleEncoder(Encoder, Protocol):
+  """An encoder of music whose vectors a text can have as well."""
+
+  def encode_text(self, text: str) -> Shaped[np.ndarray, '1 width']:
+    """The element that a text stands for."""
     ...

@@ -16,7 +16,7 @@ def draw(path: str | os.PathLike, made: Generated, streams: list[Stream], title:
   Args:
     path: of the picture.
     made: what the pipeline returned.
-    streams: what is drawn of it: `video/motion`, and any token streams.
+    streams: what is drawn of it, each with a rate.
     title: above everything.
   """
   import matplotlib
@@ -45,12 +45,19 @@ def draw(path: str | os.PathLike, made: Generated, streams: list[Stream], title:
       )
       panel.set_ylabel(f'{stream.name}\nlevel')
       panel.set_yticks(range(stream.width))
-    else:
+    elif stream.name == 'video/motion':
       times = np.arange(len(elements)) / float(stream.rate)
       for name in ('motion', 'brightness', 'cut'):
         panel.step(times, elements[:, COLUMNS.index(name)], where='post', label=name)
       panel.legend(loc='upper right', ncols=3, fontsize='small')
       panel.set_ylabel(stream.name)
+    else:
+      scaled = (elements - elements.mean(0)) / (elements.std(0) + 1e-6)
+      end = len(elements) / float(stream.rate)
+      panel.imshow(
+        scaled.T, aspect='auto', cmap='coolwarm', vmin=-3, vmax=3, extent=(0, end, stream.width, 0)
+      )
+      panel.set_ylabel(f'{stream.name}\ndimension')
   panels[-1].set_xlim(0, seconds)
   panels[-1].set_xlabel('time (s)')
   with files.replaced_when_done(path) as temporary:

@@ -1,12 +1,9 @@
-"""From a video to audio: encode what conditions the stages, run the stages in turn, decode the tokens."""
+"""From a video to audio: encode what conditions the stages, run the stages, decode the tokens."""
 
 import dataclasses
-import functools
-import itertools
-import math
+import os
 import time
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
 import jax
@@ -17,29 +14,14 @@ from jaxtyping import Float
 from v2meow_jax import errors
 from v2meow_jax.codec.codec import Codec
 from v2meow_jax.encoders.base import Encoder
-from v2meow_jax.generation import decode, windows
+from v2meow_jax.generation import decode, request
+from v2meow_jax.generation import estimate as estimates
+from v2meow_jax.generation.request import Request
 from v2meow_jax.generation.sampling import Sampling
-from v2meow_jax.media import probe
-from v2meow_jax.media.clip import MediaClip
+from v2meow_jax.generation.score import Progress, Score, StageRunner, window_batch
 from v2meow_jax.models.stage_model import StageModel
-from v2meow_jax.stages import Stage
-from v2meow_jax.streams import Stream, crop
-
-Progress = Callable[[str, int, int], None]  # stage, windows done, windows in all
-
-
-@dataclasses.dataclass(frozen=True)
-class StageRunner:
-  """A stage that is ready to run."""
-
-  model: StageModel
-  params: dict
-  sampling: Sampling
-
-  @property
-  def stage(self) -> Stage:
-    """What it does."""
-    return self.model.stage
+from v2meow_jax.partitioning import Partitioner
+from v2meow_jax.streams import Stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,132 +48,220 @@ class Pipeline:
     encoders: of the streams that no stage makes.
     stages: in the order in which they run.
     codec: of the last stage's stream.
+    token_encoders: of other streams that the stages make, so that a given piece can be gone on with.
+    dtype: of the stages' weights and arithmetic, `float32` or `bfloat16`.
+    rows: most windows that are decoded at once, each branch of guidance counting as one.
+    partitioner: of the devices to decode on; by default one.
 
   Raises:
     errors.BundleError: a stage needs a stream that nothing before it makes, or the levels of a stream
       are not predicted in order, or what comes out is not what the codec decodes.
   """
 
-  def __init__(self, encoders: list[Encoder], stages: list[StageRunner], codec: Codec):
-    self.encoders, self.stages, self.codec = encoders, stages, codec
-    made = {encoder.stream.name: encoder.stream.width for encoder in encoders}
-    for runner in stages:
-      stage = runner.stage
-      for condition in stage.conditions:
-        name = condition.stream.name
-        if made.get(name, 0) < condition.span[1]:
-          raise errors.BundleError(f'stage {stage.name!r} is given {name!r}, which nothing before it makes')
-      target = stage.target.stream
-      if made.get(target.name, 0) != stage.target.span[0]:
-        raise errors.BundleError(
-          f'stage {stage.name!r}: levels of {target.name!r} are not predicted in order'
-        )
-      made[target.name] = stage.target.span[1]
-      if target.name == codec.stream.name and target != codec.stream:
-        raise errors.BundleError(f'stage {stage.name!r} predicts {target}, the codec decodes {codec.stream}')
-    if not made.get(codec.stream.name):
-      raise errors.BundleError(f'no stage predicts {codec.stream.name!r}, which the codec decodes')
+  def __init__(
+    self,
+    encoders: Sequence[Encoder],
+    stages: Sequence[StageRunner],
+    codec: Codec,
+    *,
+    token_encoders: Sequence[Encoder] = (),
+    dtype: str = 'float32',
+    rows: int = 16,
+    partitioner: Partitioner | None = None,
+  ):
+    _check_order(encoders, stages, codec)
+    if rows < 1:
+      raise errors.ConfigError(f'rows {rows} is not a positive number')
+    self.encoders, self.codec, self.rows = list(encoders), codec, rows
+    self.token_encoders = [*token_encoders, codec]
+    self.stages = [with_dtype(runner, dtype) for runner in stages]
+    self._generate, self._multiple = decode.generate_here, 1
+    if partitioner is not None:
+      self._generate = partitioner.jit(decode.generate, static_argnames=decode.STATIC)
+      self._multiple = partitioner.ways(partitioner.spec(('batch',)), partitioner.mesh.shape)[0]
+      self.stages = [_placed(runner, partitioner) for runner in self.stages]
+
+  @staticmethod
+  def load(bundle: str | os.PathLike, **settings) -> 'Pipeline':
+    """The pipeline of a bundle; `settings` are those of the constructor.
+
+    Raises:
+      errors.BundleError: it is none, it is damaged, or it needs a newer version.
+    """
+    from v2meow_jax.bundle import Bundle
+
+    return Bundle(bundle).pipeline(**settings)
 
   def generate(
     self,
-    video: str,
+    video: str | os.PathLike | None = None,
     *,
+    prompt: str | None = None,
+    style: str | os.PathLike | None = None,
+    beginning: str | os.PathLike | None = None,
+    beginning_seconds: float | None = None,
     seed: int = 0,
     duration: float | None = None,
     sampling: Mapping[str, Sampling] | None = None,
     progress: Progress = lambda name, done, total: None,
   ) -> Generated:
-    """Music for a video file.
+    """Music for a video, a text, or both; see `Request` for what is asked.
 
     Args:
-      video: path.
-      seed: same seed, bundle and machine: same bits.
-      duration: seconds from the start of the video; all of it by default.
+      video, prompt, style, beginning, beginning_seconds, seed, duration: of the request.
       sampling: by stage name, instead of the bundle's.
       progress: called as windows are done.
 
     Raises:
-      errors.MediaError: the video cannot be read.
+      errors.MediaError: a file cannot be read.
+      errors.ConfigError: the models cannot do what is asked.
     """
-    info = probe.probe(video)
-    if info.video is None:
-      raise errors.MediaError(f'{video}: there is no video stream in it')
-    length = info.video.duration if duration is None else min(duration, info.video.duration)
-    if length < 0.5:
-      raise errors.MediaError(f'{video}: {length:.2f} s of video are too short to make music for')
-    seconds: dict[str, float] = {}
-    streams: dict[str, np.ndarray] = {}
-    clip = MediaClip(str(video), None, 0.0, length)
-    for encoder in self.encoders:
-      began = time.perf_counter()
-      streams[encoder.stream.name] = encoder.encode_clip(clip)
-      seconds[encoder.stream.name] = time.perf_counter() - began
-    # A clip's key depends on the seed alone, a stage's on its place: nothing else that is generated
-    # beside it changes the music.
-    root = jax.random.key(seed)
-    exact = Fraction(length).limit_denominator(10**6)
-    for runner in self.stages:
-      began = time.perf_counter()
-      key = jax.random.fold_in(root, zlib.crc32(runner.stage.name.encode()))
-      chosen = (sampling or {}).get(runner.stage.name, runner.sampling)
-      report = functools.partial(progress, runner.stage.name)
-      self._run(runner, chosen, streams, exact, key, report)
-      seconds[runner.stage.name] = time.perf_counter() - began
-    began = time.perf_counter()
-    audio = self.codec.decode(streams[self.codec.stream.name])
-    seconds['codec'] = time.perf_counter() - began
-    return Generated(
-      audio[: round(length * self.codec.sample_rate)], self.codec.sample_rate, streams, seconds
-    )
+    wanted = Request(video, prompt, style, beginning, beginning_seconds, seed, duration)
+    return self.generate_batch([wanted], sampling=sampling, progress=progress)[0]
 
-  def _run(
+  def generate_batch(
     self,
-    runner: StageRunner,
-    sampling: Sampling,
-    streams: dict[str, np.ndarray],
-    duration: Fraction,
-    key: jax.Array,
-    progress: Callable[[int, int], None],
-  ) -> None:
-    """Generates a stage's levels over the whole clip, window by window, into `streams`."""
+    requests: Sequence[Request],
+    *,
+    sampling: Mapping[str, Sampling] | None = None,
+    progress: Progress = lambda name, done, total: None,
+  ) -> list[Generated]:
+    """Several pieces, of any lengths, decoded side by side; their timings are those of all together."""
+    score, seconds = self._begin(requests, sampling, progress)
+    end = max(piece.duration for piece in score.pieces)
+    for place in range(len(self.stages)):  # one stage after the other, so that windows share batches
+      score.fill(end, place)
+    seconds |= score.seconds
+    began = time.perf_counter()
+    made = [self._streams(score, n) for n in range(len(requests))]
+    audio = [self.codec.decode(streams[self.codec.stream.name]) for streams in made]
+    seconds['codec'] = time.perf_counter() - began
+    lengths = [round(wanted.seconds * self.codec.sample_rate) for wanted in requests]
+    return [
+      Generated(sound[:length], self.codec.sample_rate, streams, seconds)
+      for sound, length, streams in zip(audio, lengths, made, strict=True)
+    ]
+
+  def stream(
+    self,
+    video: str | os.PathLike | None = None,
+    *,
+    sampling: Mapping[str, Sampling] | None = None,
+    progress: Progress = lambda name, done, total: None,
+    **wanted,
+  ) -> Iterator[Float[np.ndarray, 'samples channels']]:
+    """The audio of `generate`, in blocks; see `stream_request`."""
+    return self.stream_request(Request(video, **wanted), sampling=sampling, progress=progress)
+
+  def stream_request(
+    self,
+    wanted: Request,
+    *,
+    sampling: Mapping[str, Sampling] | None = None,
+    progress: Progress = lambda name, done, total: None,
+  ) -> Iterator[Float[np.ndarray, 'samples channels']]:
+    """Audio in blocks, each as soon as its tokens are there.
+
+    Before the first block one window of the last stage has to be made, what that needs of the others, and
+    no more. Together the blocks are what `generate` returns, up to the order of the codec's sums.
+    """
+    score, _ = self._begin([wanted], sampling, progress)
+    target, rate = self.codec.stream, self.codec.sample_rate
+    layout = score.stages[-1].layouts[0]
+    # The first window in full, then what each adds: few sizes, so the codec is compiled for few.
+    decoder = self.codec.decoder(min(self.codec.block, layout.windows[0].stop))
+    state, given, sent = decoder.start(), 0, 0
+    length = round(wanted.seconds * rate)
+    for window in layout.windows:
+      score.fill(Fraction(window.stop) / target.rate)
+      codes = score.read(0, target, given, window.stop)
+      given = window.stop
+      state, audio = decoder.push(state, codes[None], last=given == layout.frames)
+      if audio is not None and sent < length:
+        yield audio[0, : length - sent]
+        sent += audio.shape[1]
+    if sent < length:  # odd strides leave the last samples out
+      yield np.zeros((length - sent, self.codec.channels), np.float32)
+
+  def estimate(
+    self, requests: Sequence[Request], sampling: Mapping[str, Sampling] | None = None
+  ) -> estimates.Estimate:
+    """How long `generate_batch` will take, and how much memory."""
+    stages = [runner.stage for runner in self.stages]
+    given = set()
+    for wanted in requests:
+      request.check(wanted, self.encoders, stages)
+      given |= {'video'} if wanted.video is not None else set()
+      given |= {'style'} if wanted.prompt is not None or wanted.style is not None else set()
+    durations = [Fraction(wanted.seconds).limit_denominator(10**6) for wanted in requests]
+    return estimates.estimate(self.stages, self._samplings(sampling), durations, given, self.rows)
+
+  def shown(self, made: Generated) -> list[Stream]:
+    """The streams of what was made that a picture can show over time."""
+    streams = [encoder.stream for encoder in self.encoders if encoder.stream.name in made.streams]
+    streams += dict.fromkeys(runner.stage.target.stream for runner in self.stages)
+    return [stream for stream in streams if stream.rate]
+
+  def _samplings(self, sampling: Mapping[str, Sampling] | None) -> list[Sampling]:
+    return [(sampling or {}).get(runner.stage.name, runner.sampling) for runner in self.stages]
+
+  def _begin(
+    self, requests: Sequence[Request], sampling: Mapping[str, Sampling] | None, progress: Progress
+  ) -> tuple[Score, dict[str, float]]:
+    stages = [runner.stage for runner in self.stages]
+    for wanted in requests:
+      request.check(wanted, self.encoders, stages)
+    began = time.perf_counter()
+    pieces = [request.encode(wanted, self.encoders, self._beginners()) for wanted in requests]
+    score = Score(
+      self.stages, self._samplings(sampling), pieces, self._generate,
+      rows=self.rows, multiple=self._multiple, progress=progress,
+    )  # fmt: skip
+    return score, {'encode': time.perf_counter() - began}
+
+  def _beginners(self) -> list[Encoder]:
+    targets = {runner.stage.target.stream.name for runner in self.stages}
+    return [encoder for encoder in self.token_encoders if encoder.stream.name in targets]
+
+  def _streams(self, score: Score, piece: int) -> dict[str, np.ndarray]:
+    streams = dict(score.pieces[piece].streams)
+    for made in score.stages:
+      stream = made.stage.target.stream
+      streams[stream.name] = score.read(piece, stream, 0, made.layouts[piece].frames)
+    return streams
+
+
+def with_dtype(runner: StageRunner, dtype: str) -> StageRunner:
+  """The stage with its weights and arithmetic in `dtype`; norms, softmax and logits stay float32."""
+  if dtype not in ('float32', 'bfloat16'):
+    raise errors.ConfigError(f'dtype {dtype!r} is neither float32 nor bfloat16')
+  config = dataclasses.replace(runner.model.config, dtype=dtype)
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), runner.params)
+  return StageRunner(StageModel(runner.stage, config), params, runner.sampling)
+
+
+def _placed(runner: StageRunner, partitioner: Partitioner) -> StageRunner:
+  """The stage with its weights where the partitioner's rules put them."""
+  example = window_batch(runner.stage, lambda stream, *_: np.zeros((0, stream.width)), Fraction(0))
+  batch = {name: value[None] for name, value in example.items()}
+  shardings, _ = partitioner.state_sharding(runner.model.init, jax.random.key(0), batch)
+  params = jax.device_put(runner.params, shardings['params'])
+  return dataclasses.replace(runner, params=params)
+
+
+def _check_order(encoders: Sequence[Encoder], stages: Sequence[StageRunner], codec: Codec) -> None:
+  made = {encoder.stream.name: encoder.stream.width for encoder in encoders}
+  for runner in stages:
     stage = runner.stage
-    target = stage.target
-    frames = math.ceil(duration * target.stream.rate)
-    made = np.zeros((0, target.depth), np.int32)
-    grid = min(stream.rate for stream in stage.streams if stream.rate)
-    places = windows.starts(duration, stage.crop_seconds, sampling.overlap, grid)
-    if target.stream.index(places[-1]) + stage.frames < frames:
-      places[-1] += 1 / grid  # rounding to elements had left the last one out
-    firsts = [target.stream.index(start) for start in places]
-    # The same number of frames is carried into every window, so that the loop is compiled once for all.
-    carried = max(0, min((a + stage.frames - b for a, b in itertools.pairwise(firsts)), default=0))
-    for number, (start, first) in enumerate(zip(places, firsts, strict=True)):
-      known = made[first : first + carried]
-      tokens = decode.generate(
-        runner.model,
-        runner.params,
-        window_batch(stage, streams, start),
-        jnp.asarray(known)[None],
-        jax.random.fold_in(key, number)[None],
-        sampling,
-      )
-      # Without overlap, rounding can leave a frame between two windows: the last one made is held.
-      hole = made[-1:].repeat(max(0, first - len(made)), 0)
-      made = np.concatenate([made[:first], hole, np.asarray(tokens)[0]])
-      progress(number + 1, len(places))
-    lower = streams.get(target.stream.name, np.zeros((frames, 0), np.int32))
-    streams[target.stream.name] = np.concatenate([lower, made[:frames]], 1)
-
-
-def window_batch(stage: Stage, streams: Mapping[str, np.ndarray], start: Fraction) -> dict[str, jax.Array]:
-  """A batch of one: the conditions of a window, and the target's offset."""
-
-  def read(stream: Stream, first: int, stop: int) -> np.ndarray:
-    found = streams.get(stream.name, np.zeros((0, stream.width)))[first:stop]
-    # Levels that are still to be made are zeros; no stage reads them.
-    return np.pad(found, ((0, 0), (0, stream.width - found.shape[1])))
-
-  example = {}
-  for stream in stage.streams:
-    example |= crop(stream, functools.partial(read, stream), start, stage.crop_seconds)
-  return {name: jnp.asarray(value)[None] for name, value in example.items()}
+    for condition in stage.conditions:
+      name = condition.stream.name
+      if made.get(name, 0) < condition.span[1]:
+        raise errors.BundleError(f'stage {stage.name!r} is given {name!r}, which nothing before it makes')
+    target = stage.target.stream
+    if made.get(target.name, 0) != stage.target.span[0]:
+      raise errors.BundleError(f'stage {stage.name!r}: levels of {target.name!r} are not predicted in order')
+    made[target.name] = stage.target.span[1]
+    if target.name == codec.stream.name and target != codec.stream:
+      raise errors.BundleError(f'stage {stage.name!r} predicts {target}, the codec decodes {codec.stream}')
+  if not made.get(codec.stream.name):
+    raise errors.BundleError(f'no stage predicts {codec.stream.name!r}, which the codec decodes')

@@ -1,11 +1,12 @@
 """Draws tokens from logits: temperature, top-k, top-p."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from v2meow_jax import errors
 
@@ -19,9 +20,12 @@ class Sampling:
     top_k: only the k most likely tokens; 0: all.
     top_p: only the fewest most likely tokens whose probabilities sum to at least p (Holtzman et al.
       2020); 1: all.
-    overlap: share of a window that is carried over from the one before, in [0, 1).
+    overlap: share of a window that is carried over from the one before, in [0, 1); with 0 the windows
+      do not depend on each other and are decoded side by side.
     suppress: by level of the target, counted from its first: codes that are never drawn, such as those
       of silence, which a model otherwise finds hard to leave.
+    guidance: pairs of a group of conditions, `video` or `style`, and the scale by which it is
+      emphasised; 1, the default, leaves it as it is. See `guidance.branches`.
   """
 
   temperature: float = 1.0
@@ -29,9 +33,11 @@ class Sampling:
   top_p: float = 1.0
   overlap: float = 0.5
   suppress: tuple[tuple[int, ...], ...] = ()
+  guidance: tuple[tuple[str, float], ...] = ()
 
   def __post_init__(self):
     object.__setattr__(self, 'suppress', tuple(tuple(level) for level in self.suppress))
+    object.__setattr__(self, 'guidance', tuple((str(group), scale) for group, scale in self.guidance))
     if not 0 <= self.temperature < float('inf'):
       raise errors.ConfigError(f'temperature {self.temperature} is not a number from 0 up')
     if not isinstance(self.top_k, int) or self.top_k < 0:
@@ -40,42 +46,66 @@ class Sampling:
       raise errors.ConfigError(f'top_p {self.top_p} is not in (0, 1]')
     if not 0 <= self.overlap < 1:
       raise errors.ConfigError(f'overlap {self.overlap} is not in [0, 1)')
+    for group, scale in self.guidance:
+      if not 0 <= scale <= 100:
+        raise errors.ConfigError(f'guidance {group}={scale} is not a number from 0 to 100')
+    if len(dict(self.guidance)) < len(self.guidance):
+      raise errors.ConfigError(f'guidance {self.guidance} names a group twice')
+
+  def knobs(self) -> 'Knobs':
+    """The numbers that a compiled loop takes as arguments: changing them compiles nothing."""
+    return Knobs(np.float32(self.temperature), np.int32(self.top_k), np.float32(self.top_p))
+
+  def banned(self, depth: int, codes: int) -> Bool[np.ndarray, 'depth codes'] | None:
+    """What `suppress` means as a mask; None where nothing is suppressed."""
+    if not any(self.suppress):
+      return None
+    # A level that nothing is said of has nothing suppressed.
+    levels = (*self.suppress, *[()] * depth)[:depth]
+    return np.asarray([np.isin(np.arange(codes), level) for level in levels])
+
+  @property
+  def restricted(self) -> bool:
+    """Whether logits have to be ranked."""
+    return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1)
 
 
-def restrict(logits: Float[Array, '*b codes'], sampling: Sampling) -> Float[Array, '*b codes']:
-  """Logits divided by the temperature, -inf outside of top-k and top-p; top-k is applied first."""
-  if sampling.temperature:
-    logits = logits / sampling.temperature
-  if not (0 < sampling.top_k < logits.shape[-1] or sampling.top_p < 1):
-    return logits
+class Knobs(NamedTuple):
+  """Numbers of a `Sampling`, as arrays."""
+
+  temperature: Float[Array, ''] | np.float32
+  top_k: Int[Array, ''] | np.int32
+  top_p: Float[Array, ''] | np.float32
+
+
+def restrict(logits: Float[Array, '*b codes'], knobs: Knobs) -> Float[Array, '*b codes']:
+  """Logits with -inf outside of top-k and then of top-p."""
+  codes = logits.shape[-1]
   ranked = -jnp.sort(-logits, -1)
-  if 0 < sampling.top_k < logits.shape[-1]:
-    ranked = jnp.where(jnp.arange(logits.shape[-1]) < sampling.top_k, ranked, -jnp.inf)
-  if sampling.top_p < 1:
-    probabilities = jax.nn.softmax(ranked, -1)
-    before = jnp.cumsum(probabilities, -1) - probabilities
-    # A token stays while those before it do not yet sum to p; the first one always stays.
-    ranked = jnp.where(before < sampling.top_p, ranked, -jnp.inf)
+  limit = jnp.where(knobs.top_k > 0, knobs.top_k, codes)
+  ranked = jnp.where(jnp.arange(codes) < limit, ranked, -jnp.inf)
+  probabilities = jax.nn.softmax(ranked, -1)
+  before = jnp.cumsum(probabilities, -1) - probabilities
+  # A token stays while those before it do not yet sum to p; the first one always stays. The sums may
+  # miss 1 by rounding, so that p = 1 has to be asked for.
+  ranked = jnp.where((before < knobs.top_p) | (knobs.top_p >= 1), ranked, -jnp.inf)
   least = jnp.min(jnp.where(jnp.isfinite(ranked), ranked, jnp.inf), -1, keepdims=True)
   return jnp.where(logits >= least, logits, -jnp.inf)
 
 
-def suppressed(
-  logits: Float[Array, 'b k codes'], levels: Int[Array, ' k'], sampling: Sampling
-) -> Float[Array, 'b k codes']:
-  """Logits with -inf for the codes suppressed at the level of each row k."""
-  if not sampling.suppress:
-    return logits
-  codes = np.arange(logits.shape[-1])
-  banned = jnp.asarray([np.isin(codes, level) for level in sampling.suppress])
-  # A level that nothing is said of has nothing suppressed.
-  rows = jnp.where((levels < len(banned))[:, None], banned[jnp.minimum(levels, len(banned) - 1)], False)
-  return jnp.where(rows, -jnp.inf, logits)
+def draw(
+  keys: Array, logits: Float[Array, 'b k codes'], knobs: Knobs, restricted: bool = True
+) -> Int[Array, 'b k']:
+  """One token for each row and level.
 
-
-def draw(keys: Array, logits: Float[Array, 'b k codes'], sampling: Sampling) -> Int[Array, 'b k']:
-  """One token for each row and level; `keys` [b] are the rows' own, so rows do not depend on each other."""
-  if sampling.temperature == 0:
-    return jnp.argmax(logits, -1).astype(jnp.int32)
-  logits = restrict(logits, sampling)
-  return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+  Args:
+    keys: [b], the rows' own, so that rows do not depend on each other.
+    logits: of each level.
+    knobs: temperature (0: the likeliest token), top-k, top-p.
+    restricted: whether top-k and top-p are looked at.
+  """
+  scaled = logits / jnp.where(knobs.temperature > 0, knobs.temperature, 1.0)
+  if restricted:
+    scaled = restrict(scaled, knobs)
+  drawn = jax.vmap(jax.random.categorical)(keys, scaled)
+  return jnp.where(knobs.temperature > 0, drawn, jnp.argmax(logits, -1)).astype(jnp.int32)

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -102,6 +103,18 @@ def write_wav(path: str | os.PathLike, audio: np.ndarray, sample_rate: int) -> N
   buffer = io.BytesIO()
   soundfile.write(buffer, np.clip(audio, -1, 1), sample_rate, subtype='PCM_16', format='WAV')
   files.write_bytes(path, buffer.getvalue())
+
+
+def pcm(audio: np.ndarray) -> bytes:
+  """16-bit samples of float [samples, channels], clipped to [-1, 1], as WAV files hold them."""
+  return np.round(np.clip(audio, -1, 1) * 32767).astype('<i2').tobytes()
+
+
+def stream_header(channels: int, sample_rate: int) -> bytes:
+  """The header of a 16-bit WAV of a length that is not known yet, such as players read from a pipe."""
+  unknown, width = 0xFFFFFFFF, 2 * channels
+  form = struct.pack('<4sIHHIIHH', b'fmt ', 16, 1, channels, sample_rate, sample_rate * width, width, 16)
+  return b'RIFF' + struct.pack('<I', unknown) + b'WAVE' + form + b'data' + struct.pack('<I', unknown)
 
 
 def _load_native(

@@ -20,12 +20,14 @@ class MediaClip:
     audio_path: path of the file that holds the music; may be the same.
     start: of the clip within both files, in seconds.
     duration: in seconds.
+    caption: what is said of the music; empty where nothing is.
   """
 
   video: str | None
   audio_path: str | None
   start: float
   duration: float
+  caption: str = ''
   _cache: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
   def frames(self, rate: Fraction, size: tuple[int, int]) -> Iterator[np.ndarray]:
