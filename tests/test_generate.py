@@ -158,6 +158,8 @@ def test_settings_that_do_not_hold(small_bundle, demo_clip, tmp_path, capsys, op
 def test_sampling_can_be_set_by_stage():
   from v2meow_jax.generation.sampling import Sampling
 
-  args = type('Args', (), {'temperature': '0.5,fine=0', 'top_k': 'fine=7', 'top_p': '', 'overlap': '', 'guidance': ''})
+  args = type(
+    'Args', (), {'temperature': '0.5,fine=0', 'top_k': 'fine=7', 'top_p': '', 'overlap': '', 'guidance': ''}
+  )
   chosen = generate._sampling(args, {'coarse': Sampling(), 'fine': Sampling()})
   assert chosen == {'coarse': Sampling(0.5), 'fine': Sampling(0.0, 7)}

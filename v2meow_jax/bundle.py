@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from etils import epath
+from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
@@ -272,9 +273,7 @@ class Bundle:
 def _differences(file: str, network: nn.Module, example: Any, params: Any) -> list[str]:
   """Where a network's arrays are not what it takes."""
   wanted = nn.unbox(jax.eval_shape(network.init, jax.random.key(0), example))['params']
-  shapes = {
-    name: tuple(leaf) for name, leaf in flatten(jax.tree.map(lambda x: np.array(x.shape), wanted)).items()
-  }
+  shapes = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(wanted, sep='/').items()}
   there = flatten(params)
   found = [f'{file}: {name} is missing' for name in shapes.keys() - there.keys()]
   found += [f'{file}: {name} is not known' for name in there.keys() - shapes.keys()]

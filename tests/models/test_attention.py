@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from v2meow_jax.models import attention
+from v2meow_jax.models import attention, cache
 
 BATCH, HEADS, DIM = 2, 2, 4
 
@@ -98,8 +98,16 @@ def test_decoding_one_element_is_the_last_row_of_the_whole(biased):
     stale = [x.copy() for x in cached]
     for x in stale:
       x[:, at:] = 1e3
-    row = decode(q[:, at : at + 1], k[:, at : at + 1], v[:, at : at + 1], *stale, at)
-    np.testing.assert_allclose(row[:, 0], whole[:, at], atol=1e-5)  # float32 exponentials and sums
+    # Some in one part of the cache and some in the next.
+    for first in (0, at // 2, at):
+      keys, values = (np.swapaxes(x, 1, 2) for x in stale)
+      parts = (
+        cache.Part(keys, values, 0, jnp.int32(first)),
+        cache.Part(keys[:, :, first:], values[:, :, first:], first, jnp.int32(at - first)),
+      )
+      now = (np.swapaxes(x[:, at : at + 1], 1, 2) for x in (q, k, v))
+      row = decode(*now, parts)
+      np.testing.assert_allclose(row[:, :, 0], whole[:, at], atol=1e-5)  # float32 exponentials and sums
 
 
 def test_rotation_is_a_product_of_complex_numbers():

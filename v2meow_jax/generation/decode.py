@@ -10,8 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 from v2meow_jax import linen, stages
 from v2meow_jax.generation import guidance
 from v2meow_jax.generation import sampling as sampling_lib
-from v2meow_jax.models import transformer
+from v2meow_jax.models import cache as cache_lib
 from v2meow_jax.models.stage_model import StageModel
+
+SHORTEST_ROOM = 256  # elements, below which two loops are not worth the compiling
 
 
 def generate(
@@ -65,9 +67,9 @@ def generate(
 
   rows = jax.tree.map(repeat, batch)
   left_out = jnp.repeat(dropped, known.shape[0], 0)
-  capacity = stage.prefix_length + stage.steps
+  rooms = capacities(stage.prefix_length + whole + 1, stage.prefix_length + stage.steps)
   logits, cache = linen.call(
-    model, params, rows, repeat(given[:, :whole]), capacity, left_out, method='prefill'
+    model, params, rows, repeat(given[:, :whole]), rooms[0], left_out, method='prefill'
   )
 
   def sample(step, logits):
@@ -83,13 +85,36 @@ def generate(
     logits, steps, cache = carry
     tokens = sample(step, logits)
     steps = jax.lax.dynamic_update_index_in_dim(steps, tokens, step, 1)
-    logits, new = linen.call(model, params, rows, repeat(tokens), step + 1, cache, method='decode_step')
-    return logits, steps, transformer.write(cache, new, stage.prefix_length + step + 1)
+    logits, cache = linen.call(model, params, rows, repeat(tokens), step + 1, cache, method='decode_step')
+    return logits, steps, cache
 
   # The last step's tokens are drawn, but nothing is computed from them.
-  logits, steps, _ = jax.lax.fori_loop(whole, beyond - 1, advance, (logits, given, cache))
-  steps = jax.lax.dynamic_update_index_in_dim(steps, sample(beyond - 1, logits), beyond - 1, 1)
+  last, carry, step = beyond - 1, (logits, given, cache), jnp.int32(whole)
+  for room in rooms:
+    carry = (*carry[:2], cache_lib.grow(carry[2], room))
+    end = jnp.minimum(last, room - stage.prefix_length - 1)  # step n reads element n of the sequence
+
+    def run_some(state, end=end):
+      step, carry = state
+      until = jnp.minimum(end, step + cache_lib.RECENT)
+      logits, steps, cache = jax.lax.fori_loop(step, until, advance, carry)
+      return until, (logits, steps, cache_lib.settle(cache))
+
+    step, carry = jax.lax.while_loop(lambda state, end=end: state[0] < end, run_some, (step, carry))
+  logits, steps, _ = carry
+  steps = jax.lax.dynamic_update_index_in_dim(steps, sample(last, logits), last, 1)
   return stages.from_steps(target, steps)
+
+
+def capacities(start: int, longest: int) -> list[int]:
+  """Rooms of the cache, one after the other, from `start` elements to `longest`.
+
+  Attention costs what the room is, not what is in it; every room is a loop of its own to compile.
+  """
+  rooms = [longest]
+  while rooms[0] > max(SHORTEST_ROOM, 2 * start):
+    rooms.insert(0, -(-rooms[0] // 2))
+  return rooms
 
 
 STATIC = ('model', 'prefilled', 'restricted')

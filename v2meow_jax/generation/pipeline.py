@@ -19,6 +19,7 @@ from v2meow_jax.generation import estimate as estimates
 from v2meow_jax.generation.request import Request
 from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.generation.score import Progress, Score, StageRunner, window_batch
+from v2meow_jax.models import layout
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.partitioning import Partitioner
 from v2meow_jax.streams import Stream
@@ -74,7 +75,7 @@ class Pipeline:
       raise errors.ConfigError(f'rows {rows} is not a positive number')
     self.encoders, self.codec, self.rows = list(encoders), codec, rows
     self.token_encoders = [*token_encoders, codec]
-    self.stages = [with_dtype(runner, dtype) for runner in stages]
+    self.stages = [prepared(runner, dtype) for runner in stages]
     self._generate, self._multiple = decode.generate_here, 1
     if partitioner is not None:
       self._generate = partitioner.jit(decode.generate, static_argnames=decode.STATIC)
@@ -231,12 +232,19 @@ class Pipeline:
     return streams
 
 
-def with_dtype(runner: StageRunner, dtype: str) -> StageRunner:
-  """The stage with its weights and arithmetic in `dtype`; norms, softmax and logits stay float32."""
+def prepared(runner: StageRunner, dtype: str) -> StageRunner:
+  """The stage with its weights and arithmetic in `dtype`, and as this machine multiplies fastest.
+
+  Norms, softmax and logits stay float32.
+  """
   if dtype not in ('float32', 'bfloat16'):
     raise errors.ConfigError(f'dtype {dtype!r} is neither float32 nor bfloat16')
-  config = dataclasses.replace(runner.model.config, dtype=dtype)
   params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), runner.params)
+  turned = jax.default_backend() == 'cpu' and not runner.model.config.transposed
+  if turned:
+    params = layout.transpose_kernels(params)
+  config = runner.model.config
+  config = dataclasses.replace(config, dtype=dtype, transposed=config.transposed or turned)
   return StageRunner(StageModel(runner.stage, config), params, runner.sampling)
 
 

@@ -121,6 +121,7 @@ def fingerprint(path: str | os.PathLike) -> int:
 
 def check(request: Request, encoders: Sequence[Encoder], stages: Sequence[Stage]) -> None:
   """Raises `errors.ConfigError` where the request lacks, or has, what the models do not take."""
+  _ = request.seconds  # says what is wrong with the video or the duration
   styles = [encoder for encoder in encoders if isinstance(encoder, StyleEncoder)]
   for told, wanted in (('prompt', request.prompt), ('style', request.style)):
     if wanted is not None and not styles:

@@ -59,10 +59,12 @@ class StageScore:
     ]
     self.made: list[Int[np.ndarray, 'frames depth']] = []
     self.done = [0] * len(pieces)  # windows
+    self.begun: list[int] = []  # frames that were there from the start
     target = self.stage.target
     for piece, layout in zip(pieces, self.layouts, strict=True):
       beginning = piece.beginning.get(target.stream.name, np.zeros((0, target.stream.width), np.int32))
       self.made.append(beginning[: layout.frames, slice(*target.span)].astype(np.int32))
+      self.begun.append(len(self.made[-1]))
 
   @property
   def progress(self) -> tuple[int, int]:
@@ -88,7 +90,9 @@ class StageScore:
     return found
 
   def _job(self, piece: int, window: Window, layout: Layout) -> Job:
-    known = max(0, len(self.made[piece]) - window.first)
+    # Windows that do not depend on each other must not, whichever of them happen to be there already.
+    there = self.begun[piece] if layout.independent else len(self.made[piece])
+    known = min(max(0, there - window.first), self.stage.frames)
     if window.number and not layout.independent:
       return Job(piece, window, known, min(known, layout.carried))
     # Beginnings of all lengths share a few compiled programs; the rest of them is fed step by step.

@@ -9,7 +9,7 @@ so each part is a shape that flash kernels know. Softmax is in float32, or wider
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from v2meow_jax import partitioning
+from v2meow_jax.models.cache import Part
 
 # Index arrays of queries and keys -> an additive bias [heads, queries, keys].
 Bias = Callable[[Array, Array], Float[Array, 'heads q k']]
@@ -132,30 +133,37 @@ def blockwise(
 
 
 def decode(
-  q: Float[Array, 'b 1 h d'],
-  k: Float[Array, 'b 1 h d'],
-  v: Float[Array, 'b 1 h d'],
-  cached_k: Float[Array, 'b t h d'],
-  cached_v: Float[Array, 'b t h d'],
-  filled: Int[Array, ''],
+  q: Float[Array, 'b h 1 d'],
+  k: Float[Array, 'b h 1 d'],
+  v: Float[Array, 'b h 1 d'],
+  parts: Sequence[Part],
   bias: Bias | None = None,
-) -> Float[Array, 'b 1 h d']:
-  """Attention of one new element to the first `filled` cached ones and to itself.
+) -> Float[Array, 'b h 1 d']:
+  """Attention of one new element to the cached ones and to itself; heads come before time."""
+  kind = jnp.promote_types(q.dtype, jnp.float32)
+  at = jnp.reshape(parts[-1].first + parts[-1].count, (1,))
 
-  The new key and value are not in the cache yet: writing them is left to the end of the step, so
-  that no layer copies its cache.
-  """
-  capacity = cached_k.shape[1]
-  seen = jnp.arange(capacity) < filled
-  old, new = _scores(q, cached_k), _scores(q, k)
-  if bias is not None:
-    at = jnp.reshape(filled, (1,))
-    old += bias(at, jnp.arange(capacity))
-    new += bias(at, at)
-  scores = jnp.concatenate([jnp.where(seen, old, -1e30), new], -1)
-  weights = jax.nn.softmax(scores, -1).astype(v.dtype)
-  out = jnp.einsum('bhqk,bkhd->bqhd', weights[..., :capacity], cached_v)
-  return out + jnp.einsum('bhqk,bkhd->bqhd', weights[..., capacity:], v)
+  def scores(keys, index, seen):
+    # One query a row is a vector: as a matrix of one row XLA's CPU backend is slower.
+    query = q[:, :, 0].astype(keys.dtype)
+    found = jnp.einsum('bhd,bhkd->bhk', query, keys, preferred_element_type=kind) * q.shape[-1] ** -0.5
+    if bias is not None:
+      found += bias(at, index)[:, 0]
+    return jnp.where(seen, found, -1e30)
+
+  each = [scores(k, at, True)]
+  for part in parts:
+    index = jnp.arange(part.keys.shape[2])
+    each.append(scores(part.keys, part.first + index, index < part.count))
+  weights = jax.nn.softmax(jnp.concatenate(each, -1), -1)
+  out = weights[..., :1, None] * v
+  first = 1
+  for part in parts:
+    beyond = first + part.keys.shape[2]
+    share = weights[..., first:beyond].astype(part.values.dtype)
+    own = jnp.einsum('bhk,bhkd->bhd', share, part.values, preferred_element_type=kind)
+    out, first = out + own[:, :, None], beyond
+  return out.astype(v.dtype)
 
 
 def rotate(x: Float[Array, 'b t h d'], positions: Float[Array, 'b t']) -> Float[Array, 'b t h d']:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from v2meow_jax import linen
-from v2meow_jax.models.transformer import Linear
+from v2meow_jax.models.linear import Linear
 from v2meow_jax.stages import Condition, Stage
 
 

@@ -53,3 +53,13 @@ def to_unrolled(tree: Any, count: int) -> Any:
     return rest
 
   return jax.tree.map(convert, tree, is_leaf=_is_stack)
+
+
+def transpose_kernels(params: Any) -> Any:
+  """A stage's parameters with the kernels of its layers turned from [in, out] to [out, in], or back."""
+
+  def turn(path, leaf):
+    names = [getattr(part, 'key', None) for part in path]
+    return jnp.swapaxes(leaf, -1, -2) if 'transformer' in names and names[-1] == 'kernel' else leaf
+
+  return jax.tree_util.tree_map_with_path(turn, params)

@@ -11,8 +11,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from v2meow_jax import linen, stages
+from v2meow_jax.models import cache as cache_lib
 from v2meow_jax.models import conditioning
-from v2meow_jax.models.transformer import LayerCache, Transformer, TransformerConfig
+from v2meow_jax.models.cache import Cache
+from v2meow_jax.models.transformer import Transformer, TransformerConfig
 from v2meow_jax.partitioning import constrain
 from v2meow_jax.stages import Stage
 
@@ -108,7 +110,11 @@ class StageModel(nn.Module):
 
   def _logits(self, hidden: Float[Array, 'k n d'], head: Float[Array, 'k d v']) -> Float[Array, 'k n v']:
     kind = jnp.promote_types(hidden.dtype, jnp.float32)
-    return jnp.einsum('knd,kdv->knv', hidden, head.astype(hidden.dtype), preferred_element_type=kind)
+    count = hidden.shape[1]
+    if count == 1 and hidden.dtype == jnp.bfloat16:  # a single row is slow on CPUs
+      hidden = jnp.pad(hidden, ((0, 0), (0, 1), (0, 0)))
+    logits = jnp.einsum('knd,kdv->knv', hidden, head.astype(hidden.dtype), preferred_element_type=kind)
+    return logits[:, :count]
 
   def _step_logits(self, hidden: Float[Array, 'b width'], step) -> Float[Array, 'b k codes']:
     if self.stage.target.pattern == 'flatten':
@@ -124,7 +130,7 @@ class StageModel(nn.Module):
     known: Int[Array, 'b n k'],
     capacity: int,
     dropped: Bool[Array, 'b conditions'] | None = None,
-  ) -> tuple[Float[Array, 'b k codes'], list[LayerCache]]:
+  ) -> tuple[Float[Array, 'b k codes'], Cache]:
     """Reads the prefix and `n` known steps; logits of step n, and a cache for `capacity` elements.
 
     Args:
@@ -141,18 +147,13 @@ class StageModel(nn.Module):
     first = jnp.broadcast_to(self.first, (prefix.shape[0], 1, self.config.width))
     x = jnp.concatenate([prefix, first, self.embed_steps(known, jnp.asarray(valid))], 1)
     places = jnp.concatenate([places, self.step_positions(batch, jnp.arange(count + 1))], 1)
-    hidden, cache = self.transformer.prefill(x, places, prefix.shape[1])
-    room = ((0, 0), (0, capacity - x.shape[1]), (0, 0), (0, 0))
-    cache = [(jnp.pad(k, room), jnp.pad(v, room)) for k, v in cache]
-    return self._step_logits(hidden[:, -1], jnp.int32(count)), cache
+    hidden, layers = self.transformer.prefill(x, places, prefix.shape[1])
+    return self._step_logits(hidden[:, -1], jnp.int32(count)), cache_lib.start(layers, capacity)
 
   def decode_step(
-    self, batch: dict, tokens: Int[Array, 'b k'], step: Int[Array, ''], cache: list[LayerCache]
-  ) -> tuple[Float[Array, 'b k codes'], list[LayerCache]]:
-    """Logits of step `step` from the tokens of the step before, and the new keys and values.
-
-    The caller writes those into the cache at index `prefix_length + step`.
-    """
+    self, batch: dict, tokens: Int[Array, 'b k'], step: Int[Array, ''], cache: Cache
+  ) -> tuple[Float[Array, 'b k codes'], Cache]:
+    """Logits of step `step` from the tokens of the step before, and the cache with what they came from."""
     valid = jnp.ones(tokens.shape[1], bool)
     if self.stage.target.pattern == 'delay':
       # The step before holds frame step - 1 - k of level k; beyond the first and last there is a gap.
@@ -160,5 +161,5 @@ class StageModel(nn.Module):
       valid = (frame >= 0) & (frame < self.stage.frames)
     x = self.embed_steps(tokens[:, None], valid[None], step - 1)
     places = self.step_positions(batch, jnp.reshape(step, (1,)))
-    hidden, new = self.transformer.step(x, places, cache, self.stage.prefix_length + step)
-    return self._step_logits(hidden[:, 0], step), new
+    hidden, new = self.transformer.step(x, places, cache)
+    return self._step_logits(hidden[:, 0], step), cache_lib.append(cache, new)

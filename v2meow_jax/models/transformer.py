@@ -1,15 +1,19 @@
 """A decoder-only Transformer over a prefix and a causal sequence, with an explicit cache."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 import gin
 from v2meow_jax import errors, linen
 from v2meow_jax.models import attention, layout
+from v2meow_jax.models import cache as cache_lib
+from v2meow_jax.models.cache import Cache, LayerCache, Part
+from v2meow_jax.models.linear import Linear
 from v2meow_jax.partitioning import constrain
 
 POSITIONS = ('rope', 'relative')
@@ -21,9 +25,6 @@ REMAT = {
   'minimal': jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
   'full': jax.checkpoint_policies.nothing_saveable,
 }
-
-# A layer's keys and values, each [batch, capacity, heads, head dimension].
-LayerCache = tuple[Array, Array]
 
 
 @gin.register
@@ -47,6 +48,7 @@ class TransformerConfig:
     attention: `auto`, `xla`, `cudnn` or `splash`; see `attention.prefix_causal`.
     scan_layers: one compiled layer run over stacked parameters: compiles faster, decodes slower.
     remat: what is computed again for the gradient: `none`, `minimal` (all but matrix products) or `full`.
+    transposed: kernels of the layers are [out, in]: for decoding on CPUs; see `linear.product`.
   """
 
   layers: int = 24
@@ -62,6 +64,7 @@ class TransformerConfig:
   attention: str = 'auto'
   scan_layers: bool = False
   remat: str = 'none'
+  transposed: bool = False
 
   def __post_init__(self):
     if min(self.layers, self.width, self.heads, self.mlp) < 1:
@@ -107,20 +110,6 @@ class RMSNorm(nn.Module):
     return (wide * scale).astype(x.dtype)
 
 
-class Linear(nn.Module):
-  """Matrix product without bias; the kernel is [in, out] with logical axes `axes`."""
-
-  features: int
-  axes: tuple[str | None, str | None]
-  scale: float = 1.0
-
-  @nn.compact
-  def __call__(self, x: Float[Array, '*b i']) -> Float[Array, '*b features']:
-    init = nn.initializers.variance_scaling(self.scale, 'fan_in', 'truncated_normal')
-    kernel = linen.parameter(self, 'kernel', init, self.axes, (x.shape[-1], self.features))
-    return x @ kernel.astype(x.dtype)
-
-
 class Layer(nn.Module):
   """Attention and a gated feed-forward network, each normalised before and added after."""
 
@@ -131,16 +120,15 @@ class Layer(nn.Module):
     # Branches start small enough that the residual stream's variance does not grow with depth.
     small = 1 / (2 * config.layers)
     self.attention_norm, self.mlp_norm = RMSNorm(), RMSNorm()
-    self.query = Linear(config.width, ('embed', 'heads'))
-    self.key = Linear(config.width, ('embed', 'heads'))
-    self.value = Linear(config.width, ('embed', 'heads'))
-    self.out = Linear(config.width, ('heads', 'embed'), small)
+    linear = functools.partial(Linear, transposed=config.transposed)
+    self.query, self.key, self.value = (linear(config.width, ('embed', 'heads')) for _ in range(3))
+    self.out = linear(config.width, ('heads', 'embed'), small)
     if config.qk_norm:
       self.query_norm, self.key_norm = RMSNorm('kv'), RMSNorm('kv')
     if config.gated:
-      self.gate = Linear(config.mlp, ('embed', 'mlp'))
-    self.up = Linear(config.mlp, ('embed', 'mlp'))
-    self.down = Linear(config.width, ('mlp', 'embed'), small)
+      self.gate = linear(config.mlp, ('embed', 'mlp'))
+    self.up = linear(config.mlp, ('embed', 'mlp'))
+    self.down = linear(config.width, ('mlp', 'embed'), small)
     self.dropout = nn.Dropout(config.dropout)
 
   def _qkv(self, x, positions):
@@ -169,9 +157,10 @@ class Layer(nn.Module):
     attended = attention.prefix_causal(q, k, v, prefix, bias, self.config.attention)
     return self._finish(x, attended, deterministic), (k, v)
 
-  def step(self, x, positions, cache: LayerCache, filled, bias):
-    q, k, v = self._qkv(x, positions)
-    return self._finish(x, attention.decode(q, k, v, *cache, filled, bias), True), (k, v)
+  def step(self, x, positions, parts: tuple[Part, Part], bias):
+    q, k, v = (jnp.swapaxes(y, 1, 2) for y in self._qkv(x, positions))
+    attended = attention.decode(q, k, v, parts, bias)
+    return self._finish(x, jnp.swapaxes(attended, 1, 2), True), (k, v)
 
 
 class Transformer(nn.Module):
@@ -234,8 +223,9 @@ class Transformer(nn.Module):
   def prefill(
     self, x: Float[Array, 'batch length width'], positions: Float[Array, 'batch length'], prefix: int
   ) -> tuple[Float[Array, 'batch length width'], list[LayerCache]]:
-    """Outputs of the whole sequence, and every layer's keys and values."""
-    return self._run(x, positions, prefix, deterministic=True, keep=True)
+    """Outputs of the whole sequence, and every layer's keys and values, [batch, heads, length, d]."""
+    x, layers = self._run(x, positions, prefix, deterministic=True, keep=True)
+    return x, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 1, 2), layers)
 
   def _run(self, x, positions, prefix: int, deterministic: bool, keep: bool):
     config, bias, cache = self.config, self._bias(), []
@@ -264,27 +254,15 @@ class Transformer(nn.Module):
     return self.norm(x), cache
 
   def step(
-    self,
-    x: Float[Array, 'batch 1 width'],
-    positions: Float[Array, 'batch 1'],
-    cache: list[LayerCache],
-    filled: Int[Array, ''],
+    self, x: Float[Array, 'batch 1 width'], positions: Float[Array, 'batch 1'], cache: Cache
   ) -> tuple[Float[Array, 'batch 1 width'], list[LayerCache]]:
-    """Output of one more element, the `filled`-th of the sequence, and its keys and values."""
+    """Output of one more element, and its keys and values [batch, heads, 1, d], not yet in the cache."""
     x = x.astype(self.config.dtype)
     bias, new, layers = self._bias(), [], self.layers
     if self.config.scan_layers:
       layers = [jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(self.config.layers)]
-    for params, layer_cache in zip(layers, cache, strict=True):
-      x, kv = linen.call(self.layer, params, x, positions, layer_cache, filled, bias, method='step')
+    for number, params in enumerate(layers):
+      parts = cache_lib.parts(cache, number)
+      x, kv = linen.call(self.layer, params, x, positions, parts, bias, method='step')
       new.append(kv)
     return self.norm(x), new
-
-
-def write(cache: list[LayerCache], new: list[LayerCache], at: Int[Array, '']) -> list[LayerCache]:
-  """The cache with the keys and values of one element written at index `at`."""
-
-  def update(old: Array, value: Array) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(old, value, at, axis=1)
-
-  return [(update(k, new_k), update(v, new_v)) for (k, v), (new_k, new_v) in zip(cache, new, strict=True)]
