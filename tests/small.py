@@ -66,7 +66,7 @@ def zero_batch(stage: Stage) -> dict:
   return batch
 
 
-def write_bundle(directory: pathlib.Path, dtype: str = 'float32') -> pathlib.Path:
+def write_bundle(directory: pathlib.Path, dtype: str = 'float32', stablehlo: bool = False) -> pathlib.Path:
   """A whole bundle of untrained networks."""
   codec = make_codec()
   networks = []
@@ -90,6 +90,7 @@ def write_bundle(directory: pathlib.Path, dtype: str = 'float32') -> pathlib.Pat
     encoders=[MotionEncoder().identity],
     semantic=SemanticEncoder.fit(config, features(config, noise)),
     dtype=dtype,
+    stablehlo=stablehlo,
     about={'name': 'small', 'licence': 'CC0-1.0'},
   )
   return directory

@@ -1,8 +1,10 @@
 """`v2meow codec`: files to codes and back, bad input in a sentence, and the report."""
 
 import json
+import pathlib
 import re
 
+import av
 import numpy as np
 import pytest
 import small
@@ -143,18 +145,28 @@ def test_bfloat16_is_offered_only_where_it_is_near_enough(
   assert len(made) == len(sound)
 
 
+def mute_video(path):
+  with av.open(str(path), 'w') as out:
+    stream = out.add_stream('mpeg4', rate=10)
+    stream.width, stream.height, stream.pix_fmt = 32, 16, 'yuv420p'
+    for frame in [*(av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8)) for _ in range(10)), None]:
+      out.mux(stream.encode(frame))
+
+
 def test_the_report_measures_as_its_parts_do(small_bundle, codec, sound, tmp_path, capsys):
   folder = tmp_path / 'music'
   folder.mkdir()
   wav(folder / 'a.wav', sound, codec.sample_rate)
   wav(folder / 'b.wav', sound[::-1], codec.sample_rate)
   wav(folder / 'silent.wav', np.zeros_like(sound), codec.sample_rate)
+  mute_video(folder / 'mute.mp4')
   out = tmp_path / 'out'
-  with pytest.warns(UserWarning, match='passed over'):
+  with pytest.warns(UserWarning, match='passed over') as warned:
     status, told = run(
       capsys, 'report', '--bundle', small_bundle, '--audio', folder, '--out', out, '--seconds', 2
     )
   assert status == 0 and 'Opus 6 kbit/s' in told.out
+  assert sorted(pathlib.Path(str(w.message).split(':')[0]).name for w in warned) == ['mute.mp4', 'silent.wav']
   report = json.loads((out / 'report.json').read_text())
   assert report['clips'] == ['a', 'b'] and report['seconds'] == pytest.approx(4, abs=0.01)
   ways = {point['name']: point for point in report['points']}

@@ -163,3 +163,108 @@ def test_sampling_can_be_set_by_stage():
   )
   chosen = generate._sampling(args, {'coarse': Sampling(), 'fine': Sampling()})
   assert chosen == {'coarse': Sampling(0.5), 'fine': Sampling(0.0, 7)}
+
+
+@pytest.fixture
+def folder(demo_clip, tmp_path):
+  videos = tmp_path / 'videos'
+  videos.mkdir()
+  for name in ('a', 'b'):
+    shutil.copy(demo_clip, videos / f'{name}.mp4')
+  (videos / 'broken.mp4').write_bytes(b'not a film')
+  (videos / 'notes.txt').write_text('not looked at')
+  return videos
+
+
+def test_a_folder_is_made_as_far_as_possible_and_resumed(small_bundle, folder, tmp_path, capsys):
+  asked = (folder, '--bundle', small_bundle, '--out', tmp_path / 'o', '--duration', 1, '--clips', 2)
+  assert run(*asked) == 2
+  error = capsys.readouterr().err
+  assert 'broken.mp4' in error and '1 of 3 videos got no music' in error and 'Traceback' not in error
+  results = {path.name: path.stat().st_mtime_ns for path in (tmp_path / 'o').iterdir()}
+  assert sorted(results) == [f'{name}.{s}' for name in 'ab' for s in ('json', 'mp4', 'png', 'wav')]
+  # What was interrupted has no JSON yet; it alone is made again.
+  (tmp_path / 'o' / 'b.json').unlink()
+  (folder / 'broken.mp4').unlink()
+  assert run(*asked, '--resume') == 0
+  assert '1 of 2 are complete already' in capsys.readouterr().err
+  again = {path.name: path.stat().st_mtime_ns for path in (tmp_path / 'o').iterdir()}
+  assert {name for name in results if again[name] == results[name]} == {
+    f'a.{s}' for s in ('json', 'mp4', 'png', 'wav')
+  }
+  # Another seed is another request.
+  assert run(*asked, '--resume', '--seed', 5) == 0
+  assert 'complete already' not in capsys.readouterr().err
+
+
+def test_a_manifest_names_requests(small_bundle, folder, tmp_path, capsys):
+  manifest = folder / 'm.jsonl'
+  rows = (
+    '{"video": "a.mp4", "name": "one", "duration": 1}',
+    '{"video": "a.mp4", "seed": 3, "duration": 0.8}',
+  )
+  manifest.write_text('\n'.join(rows))
+  assert run(manifest, '--bundle', small_bundle, '--out', tmp_path / 'o') == 0
+  lengths = [soundfile.info(tmp_path / 'o' / name).frames for name in ('one.wav', 'a.wav')]
+  assert lengths == [8000, 6400]
+  capsys.readouterr()
+  for line, words in (
+    ('{"video": "a.mp4", "volume": 3}', 'line 1: volume'),
+    ('{"video": "a.mp4", "name": "../x"}', 'no name for a file'),
+    ('{"video": "a.mp4", "seed": -1}', 'line 1: seed -1'),
+    ('{"video": "a.mp4"}\n{"video": "a.mp4"}', "two results would be called 'a'"),
+    ('[1]', 'line 1'),
+    ('{', 'not JSON lines'),
+  ):
+    manifest.write_text(line + '\n')
+    assert run(manifest, '--bundle', small_bundle, '--out', tmp_path / 'p') == 2
+    assert words in told(capsys)
+  assert not (tmp_path / 'p').exists()
+
+
+def test_a_stream_is_a_wav_file_on_standard_output(small_bundle, demo_clip, capfdbinary):
+  code = cli.run(generate.main, [str(demo_clip), f'--bundle={small_bundle}', '--duration=2', '--stream'])
+  out, error = capfdbinary.readouterr()
+  assert code == 0 and b'first audio after' in error
+  # Players take the length from the data.
+  assert out[:4] == b'RIFF' and out[36:40] == b'data'
+  samples = np.frombuffer(out[44:], '<i2')
+  assert len(samples) == 16000 and np.abs(samples).max() > 1000
+  assert np.frombuffer(out[22:28], '<u2').tolist()[0] == 1 and int.from_bytes(out[24:28], 'little') == 8000
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'words'),
+  [
+    (['--prompt=x', '--duration=1'], 'not trained with a style'),
+    ([], 'name a video'),
+    (['{clip}', '--guidance=video'], 'GROUP=SCALE'),
+    (['{clip}', '--guidance=style=3', '--duration=1'], 'no such conditions'),
+    (['{clip}', '--guidance=coarse:video=3', '--duration=1'], 'always'),
+    (['{clip}', '--guidance=solo:video=3'], "no stage 'solo'"),
+    (['{clip}', '--rows=0'], 'rows 0'),
+    (['{clip}', '--clips=0'], '--clips'),
+    (['{clip}', '{clip}', '--stream'], 'two results'),
+    (['{empty}'], 'no video in this folder'),
+  ],
+)
+def test_requests_that_cannot_be_met(small_bundle, demo_clip, tmp_path, capsys, arguments, words):
+  (tmp_path / 'empty').mkdir()
+  arguments = [a.format(clip=demo_clip, empty=tmp_path / 'empty') for a in arguments]
+  assert run(*arguments, '--bundle', small_bundle, '--out', tmp_path / 'o') == 2
+  assert words in told(capsys)
+
+
+def test_the_library_is_used_as_the_documentation_says(small_bundle, demo_clip, monkeypatch, tmp_path):
+  import pathlib
+  import re
+
+  text = (pathlib.Path(__file__).parent.parent / 'docs' / 'generation.md').read_text()
+  (example,) = re.findall(r'```python\n(.*?)```', text, re.S)
+  shutil.copy(demo_clip, tmp_path / 'clip.mp4')
+  shutil.copytree(small_bundle, tmp_path / 'bundle')
+  monkeypatch.chdir(tmp_path)
+  scope: dict = {}
+  exec(example, scope)
+  assert scope['made'].audio.shape == (16000, 1)
+  np.testing.assert_allclose(np.concatenate(scope['blocks']), scope['made'].audio, atol=1e-5)

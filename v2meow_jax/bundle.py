@@ -5,6 +5,7 @@
     stage_NAME.safetensors a file a stage
     semantic.safetensors   the semantic encoder that the training data was made with
     style.safetensors      the codebooks of style tokens, where there are any
+    stage_NAME.*.stablehlo a stage's programs, where they were asked for
 
 Reading never executes code and needs no gin: constructors' settings are in the JSON.
 """
@@ -33,6 +34,7 @@ from v2meow_jax.codec.codec import Codec
 from v2meow_jax.encoders import registry
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.encoders.semantic import SemanticEncoder
+from v2meow_jax.generation import exported
 from v2meow_jax.generation.pipeline import Pipeline
 from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.generation.score import StageRunner, window_batch
@@ -91,6 +93,7 @@ def write(
   semantic: SemanticEncoder | None = None,
   style: pathlib.Path | None = None,
   dtype: str = 'float32',
+  stablehlo: bool = False,
   about: dict[str, Any] | None = None,
 ) -> None:
   """Writes a bundle; the folder appears only when it is complete.
@@ -103,6 +106,7 @@ def write(
     semantic: the encoder that the training data was made with.
     style: the file of style codebooks.
     dtype: that weights are stored in, `float32` or `float16` (half the size; they are float32 in use).
+    stablehlo: also write every stage's prefill and step as programs; see `generation.exported`.
     about: name, licence, provenance.
 
   Raises:
@@ -119,6 +123,9 @@ def write(
     told['codec'] = codec.about | _save(temporary, codec, dtype)
     told['stages'] = [network.about | _save(temporary, network, dtype) for network in stages]
     told['encoders'] = encoders
+    if stablehlo:
+      runners = [_runner(network.about, network.weights) for network in stages]
+      told['stablehlo'] = [_file(path) for runner in runners for path in exported.write(runner, temporary)]
     if semantic is not None:
       semantic.save(temporary / 'semantic.safetensors')
       told['semantic'] = _file(temporary / 'semantic.safetensors')
@@ -147,6 +154,12 @@ def _save(directory: pathlib.Path, network: Network, dtype: str) -> dict[str, st
   path = directory / f'{network.name}.safetensors'
   path.write_bytes(save_safetensors(flat))
   return _file(path)
+
+
+def _runner(about: dict[str, Any], weights: dict[str, Any]) -> StageRunner:
+  """A stage from what `bundle.json` says of it."""
+  stage, config = (description.rebuild(about[key], TYPES) for key in ('stage', 'transformer'))
+  return StageRunner(StageModel(stage, config), weights, description.rebuild(about['sampling'], TYPES))
 
 
 class Bundle:
@@ -182,7 +195,8 @@ class Bundle:
   def parts(self) -> list[dict]:
     """What `bundle.json` says of each file."""
     fitted = [self.about.get(name) for name in ('semantic', 'style')]
-    return [self.about['codec'], *self.about['stages'], *filter(None, fitted)]
+    programs = self.about.get('stablehlo', [])
+    return [self.about['codec'], *self.about['stages'], *filter(None, fitted), *programs]
 
   def _read(self, part: dict) -> bytes:
     path = self.directory / part['file']
@@ -247,12 +261,7 @@ class Bundle:
 
   def stages(self) -> list[StageRunner]:
     """The stages, in the order in which they run."""
-    runners = []
-    for part in self.about['stages']:
-      stage, config = (description.rebuild(part[key], TYPES) for key in ('stage', 'transformer'))
-      sampling = description.rebuild(part['sampling'], TYPES)
-      runners.append(StageRunner(StageModel(stage, config), self._weights(part), sampling))
-    return runners
+    return [_runner(part, self._weights(part)) for part in self.about['stages']]
 
   @property
   def digest(self) -> str:
@@ -273,7 +282,8 @@ class Bundle:
 def _differences(file: str, network: nn.Module, example: Any, params: Any) -> list[str]:
   """Where a network's arrays are not what it takes."""
   wanted = nn.unbox(jax.eval_shape(network.init, jax.random.key(0), example))['params']
-  shapes = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(wanted, sep='/').items()}
+  flat: dict[str, Any] = dict(traverse_util.flatten_dict(wanted, sep='/'))  # type: ignore[arg-type]
+  shapes = {name: leaf.shape for name, leaf in flat.items()}
   there = flatten(params)
   found = [f'{file}: {name} is missing' for name in shapes.keys() - there.keys()]
   found += [f'{file}: {name} is not known' for name in there.keys() - shapes.keys()]

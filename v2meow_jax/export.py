@@ -84,6 +84,7 @@ def export(
   style: pathlib.Path | None = None,
   sampling: dict[str, Sampling] | None = None,
   dtype: str = 'float32',
+  stablehlo: bool = False,
   about: dict[str, Any] | None = None,
 ) -> None:
   """Writes a bundle from one codec's run and the stages' runs.
@@ -138,6 +139,7 @@ def export(
     semantic=semantic,
     style=style,
     dtype=dtype,
+    stablehlo=stablehlo,
     about=about,
   )
 
@@ -165,6 +167,9 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--provenance', default='', help='what it was trained on')
   parser.add_argument('--dtype', choices=('float32', 'float16'), default='float32')
   parser.add_argument(
+    '--stablehlo', action='store_true', help='also programs that run without this package; docs/generation.md'
+  )
+  parser.add_argument(
     '--sampling',
     default='{}',
     help='JSON by stage, e.g. \'{"semantic": {"temperature": 0.95, "top_k": 100}}\'',
@@ -185,6 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     style=args.style,
     sampling=sampling,
     dtype=args.dtype,
+    stablehlo=args.stablehlo,
     about={
       'name': args.name or args.out.name,
       'licence': args.licence,
