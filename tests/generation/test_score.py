@@ -1,6 +1,10 @@
 """Several pieces at once, in parts, from a beginning, on several devices: always the same music."""
 
 import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
 from fractions import Fraction
 
 import jax
@@ -190,3 +194,18 @@ def test_memory_that_runs_out_is_told_in_a_sentence(pipeline, demo_clip, monkeyp
   monkeypatch.setattr(pipeline, '_generate', full)
   with pytest.raises(errors.MemoryExhausted, match='fewer rows'):
     pipeline.generate(demo_clip, duration=1.0)
+
+
+def test_a_mesh_gives_the_same_tokens(pipeline, small_bundle, demo_clip, tmp_path):
+  program = pathlib.Path(__file__).with_name('sharded_program.py')
+  flags = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
+  done = subprocess.run(
+    [sys.executable, program, small_bundle, demo_clip, tmp_path / 'made.npz'],
+    capture_output=True, text=True, env=flags,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  found = np.load(tmp_path / 'made.npz')
+  requests = [Request(demo_clip, seed=3, duration=seconds) for seconds in (3.0, 0.9, 2.0)]
+  for n, piece in enumerate(pipeline.generate_batch(requests)):
+    for name, stream in piece.streams.items():
+      np.testing.assert_array_equal(found[f'{n}|{name}'], stream)
