@@ -3,8 +3,8 @@
     python tools/measure_seams.py VIDEO WAV --bundle=DIR
 
 WAV is what `v2meow generate VIDEO --bundle=DIR` made with the bundle's own overlap. Flux is the mean absolute
-change of the log-mel spectrum from one frame of 16 ms to the next; at a seam, as at every place elsewhere, the
-greatest within 40 ms counts.
+change of the log-mel spectrum from one frame of 16 ms to the next; at a seam, as anywhere else, the greatest
+within 40 ms counts.
 """
 
 import argparse
