@@ -58,7 +58,12 @@ class ClapEncoder:
 
   @functools.cached_property
   def _loaded(self) -> tuple[Any, Any]:
-    return pretrained.load('ClapModel', 'ClapProcessor', self.source)
+    model, processor = pretrained.load('ClapModel', 'ClapProcessor', self.source)
+    if model.config.audio_config.enable_fusion != (processor.feature_extractor.truncation == 'fusion'):
+      raise errors.ConfigError(
+        f'{self.source}: the feature extractor is not that of the network (one fuses long audio, one does not)'
+      )
+    return model, processor
 
   @property
   def stream(self) -> Stream:
