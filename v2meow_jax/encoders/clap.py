@@ -93,7 +93,7 @@ class ClapEncoder:
 
   def encode_audio(self, audio: Float[np.ndarray, ' samples']) -> Float[np.ndarray, '1 width']:
     """The unit vector of mono audio at the network's rate: the mean of its windows' unit vectors."""
-    import torch
+    import torch  # type: ignore[import-not-found]
 
     model, processor = self._loaded
     extractor = processor.feature_extractor
@@ -112,7 +112,7 @@ class ClapEncoder:
 
   def encode_text(self, text: str) -> Float[np.ndarray, '1 width']:
     """The unit vector of a text; what is beyond the network's length is cut off."""
-    import torch
+    import torch  # type: ignore[import-not-found]
 
     model, processor = self._loaded
     tokens = processor.tokenizer(text, truncation=True, max_length=self._length, return_tensors='pt')

@@ -23,8 +23,8 @@ def load(kind: str, processor: str, source: str) -> tuple[Any, Any]:
   """
   try:
     os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
-    import torch
-    import transformers
+    import torch  # type: ignore[import-not-found]
+    import transformers  # type: ignore[import-not-found]
   except ImportError as error:
     raise errors.ConfigError(
       f'{kind} needs PyTorch and transformers; install v2meow-jax with the extra "encoders"'
