@@ -61,7 +61,7 @@ class ClapEncoder:
     model, processor = pretrained.load('ClapModel', 'ClapProcessor', self.source)
     if model.config.audio_config.enable_fusion != (processor.feature_extractor.truncation == 'fusion'):
       raise errors.ConfigError(
-        f'{self.source}: the feature extractor is not that of the network (one fuses long audio, one does not)'
+        f'{self.source}: network and feature extractor do not belong together; one fuses long audio'
       )
     return model, processor
 
