@@ -4,6 +4,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from v2meow_jax.encoders import motion
 from v2meow_jax.encoders.motion import COLUMNS, MotionEncoder
 
 # Luma of ITU-R BT.601.
@@ -137,9 +138,16 @@ def test_a_clip_has_the_elements_of_its_duration_from_frames_of_the_right_rate_a
 
 
 def test_a_video_that_ends_early_stands_still_on_its_last_frame():
-  motion = ENCODER.encode_clip(FakeClip(2, 1))[:, COLUMNS.index('motion')]
-  assert (motion[:4] > 0).all()
-  np.testing.assert_array_equal(motion[4:], 0)
+  moved = ENCODER.encode_clip(FakeClip(2, 1))[:, COLUMNS.index('motion')]
+  assert (moved[:4] > 0).all()
+  np.testing.assert_array_equal(moved[4:], 0)
+
+
+@pytest.mark.parametrize(('piece', 'seconds'), [(3, 2), (4, 2), (1, 2), (3, 1)])
+def test_measuring_in_pieces_is_measuring_the_whole(monkeypatch, piece, seconds):
+  whole = ENCODER.encode_clip(FakeClip(2, seconds))
+  monkeypatch.setattr(motion, 'PIECE', piece)
+  np.testing.assert_array_equal(ENCODER.encode_clip(FakeClip(2, seconds)), whole)
 
 
 def test_the_stream_and_the_identity_name_the_settings():

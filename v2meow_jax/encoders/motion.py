@@ -5,6 +5,8 @@ measurements of small frames, four times a second. Every column is scaled to abo
 """
 
 import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -31,6 +33,9 @@ COLUMNS = (
   'flash',  # signed change of mean luma
   'cut',  # greatest distance between colour histograms of successive frames, 0 .. 1
 )
+
+
+PIECE = 240  # elements that are measured at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +70,17 @@ class MotionEncoder:
 
   def encode_clip(self, clip: MediaClip) -> Float[np.ndarray, 'n columns']:
     """Measurements of the clip, float32; a video that ends early keeps its last frame."""
-    count = self.stream.length(clip.duration)
-    frames = np.stack(list(clip.frames(self.rate * self.frames, self.size)))
-    wanted = count * self.frames
-    if len(frames) < wanted:
-      frames = np.concatenate([frames, np.repeat(frames[-1:], wanted - len(frames), 0)])
-    return self.measure(frames[:wanted])
+    pictures = _lasting(
+      clip.frames(self.rate * self.frames, self.size), self.stream.length(clip.duration) * self.frames
+    )
+    # In pieces, so that memory does not grow with the video; each begins with the last element of the one
+    # before, which its first new one is compared with.
+    made, held = [], []
+    while part := list(itertools.islice(pictures, PIECE * self.frames)):
+      measured = self.measure(np.stack(held + part))
+      made.append(measured[1:] if held else measured)
+      held = part[-self.frames :]
+    return np.concatenate(made)
 
   def measure(self, frames: UInt8[np.ndarray, 'time height width 3']) -> Float[np.ndarray, 'n columns']:
     """Measurements of frames at `rate` x `frames` Hz; the time is a multiple of `frames`."""
@@ -117,3 +127,12 @@ class MotionEncoder:
     index = coarse[..., 0] * 16 + coarse[..., 1] * 4 + coarse[..., 2]
     flat = index.reshape(len(frames), -1) + 64 * np.arange(len(frames))[:, None]
     return np.bincount(flat.ravel(), minlength=64 * len(frames)).reshape(-1, 64) / index[0].size
+
+
+def _lasting(pictures: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+  """`count` pictures; the last one stays where there are fewer."""
+  picture = None
+  for number, picture in enumerate(itertools.islice(pictures, count), 1):  # noqa: B007
+    yield picture
+  if picture is not None:
+    yield from itertools.repeat(picture, count - number)
