@@ -218,6 +218,7 @@ def _generate(
   pipeline: 'Pipeline', group: list[Task], sampling: dict, failures: dict[str, str], alone: bool
 ) -> list['Generated | None']:
   """What was made of each; where one of several spoils it for all, each is tried alone."""
+
   def progress(name: str, done: int, total: int) -> None:
     _tell(f'{name}: window {done} of {total}')
 
