@@ -13,6 +13,7 @@ from v2meow_jax.codec.codec import Codec, CodecConfig
 from v2meow_jax.codec.spectral import SpectralConfig
 from v2meow_jax.encoders.motion import MotionEncoder
 from v2meow_jax.encoders.semantic import SemanticConfig, SemanticEncoder, features
+from v2meow_jax.generation import decode
 from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
@@ -94,3 +95,20 @@ def write_bundle(directory: pathlib.Path, dtype: str = 'float32', stablehlo: boo
     about={'name': 'small', 'licence': 'CC0-1.0'},
   )
   return directory
+
+
+def decode_crop(
+  model: StageModel, params, batch: dict, known: np.ndarray, keys, sampling: Sampling
+) -> np.ndarray:
+  """Tokens of a whole crop that begins with `known` [rows, n, depth], without guidance."""
+  stage, count = model.stage, known.shape[1]
+  if count == stage.frames:
+    return np.asarray(known)
+  filled = np.pad(known, ((0, 0), (0, stage.frames - count), (0, 0)))
+  tokens = decode.generate_here(
+    model, params, batch, filled, np.full(len(known), count), keys, stage.frames, sampling.knobs(),
+    sampling.banned(stage.target.depth, stage.target.stream.codes),
+    np.zeros((1, len(stage.conditions)), bool), np.ones(1, np.float32),
+    prefilled=count, restricted=sampling.restricted,
+  )  # fmt: skip
+  return np.asarray(tokens)

@@ -80,6 +80,10 @@ def main(argv: list[str] | None = None) -> int:
   failures: dict[str, str] = {}
   # Before the model is loaded: the answer to a wrong file should be quick.
   good = [task for task in tasks if _readable(task, failures, alone=len(tasks) == 1)]
+  for task in good:
+    film, video = args.out / f'{task.name}.mp4', task.request.video
+    if video is not None and film.exists() and film.samefile(video):
+      raise errors.ConfigError(f'--out: {film} is the video itself; name another folder')
   _remember_compiled()
   from v2meow_jax import bundle
 
@@ -267,8 +271,6 @@ def _write(
 
   paths = {suffix: args.out / f'{task.name}.{suffix}' for suffix in ('mp4', 'wav', 'png', 'json')}
   video = task.request.video
-  if video is not None and paths['mp4'].exists() and paths['mp4'].samefile(video):
-    raise errors.ConfigError(f'--out: {paths["mp4"]} is the video itself; name another folder')
   music = loudness.normalize_loudness(made.audio, made.sample_rate, args.loudness)
   paths['json'].unlink(missing_ok=True)
   audio.write_wav(paths['wav'], music, made.sample_rate)

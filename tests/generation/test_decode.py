@@ -5,8 +5,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from small import decode_crop
 
-from v2meow_jax.generation.decode import simple
 from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
@@ -60,7 +60,7 @@ def keys_of(seed=0):
 def run(pattern, known, sampling, batch=None, keys=None):
   batch = batch_of() if batch is None else batch
   keys = keys_of() if keys is None else keys
-  return simple(model_of(pattern), params_of(pattern), batch, known, keys, sampling)
+  return decode_crop(model_of(pattern), params_of(pattern), batch, known, keys, sampling)
 
 
 GREEDY, FREE = Sampling(temperature=0), Sampling()
@@ -116,7 +116,7 @@ def test_a_row_does_not_depend_on_the_rest_of_the_batch(pattern):
 def test_every_token_is_drawn_from_its_own_key():
   # A uniform model: with one key a step, tokens of different steps would repeat.
   uniform = jax.tree.map(np.zeros_like, params_of('flatten'))
-  tokens = simple(model_of('flatten'), uniform, batch_of(), known_of(4), keys_of(), FREE)
+  tokens = decode_crop(model_of('flatten'), uniform, batch_of(), known_of(4), keys_of(), FREE)
   rows = [tuple(row[4:].ravel()) for row in np.asarray(tokens)]
   assert all(len(set(row)) >= 3 for row in rows)  # of 13 codes in 6 draws; 2 or fewer: 1 in 5000
   assert all(a != b for a, b in itertools.combinations(rows, 2))

@@ -5,9 +5,9 @@ from fractions import Fraction
 import jax
 import numpy as np
 import pytest
+from small import decode_crop
 
 from v2meow_jax import bundle, errors
-from v2meow_jax.generation import decode
 from v2meow_jax.generation.pipeline import Pipeline
 from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.generation.score import window_batch
@@ -60,7 +60,7 @@ def test_a_window_is_continued_from_the_tail_of_the_one_before(pipeline, demo_cl
   runner = pipeline.stages[0]
   batch = batch_of(runner.stage, made.streams, Fraction(1))
   keys = jax.random.key(0)[None]
-  tokens = decode.simple(runner.model, runner.params, batch, semantic[None, 25:50], keys, Sampling(0))
+  tokens = decode_crop(runner.model, runner.params, batch, semantic[None, 25:50], keys, Sampling(0))
   np.testing.assert_array_equal(tokens[0], semantic[25:75])
 
 

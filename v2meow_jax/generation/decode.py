@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from v2meow_jax import linen, stages
@@ -119,20 +118,3 @@ def capacities(start: int, longest: int) -> list[int]:
 
 STATIC = ('model', 'prefilled', 'restricted')
 generate_here = functools.partial(jax.jit, static_argnames=STATIC)(generate)
-
-
-def simple(
-  model: StageModel, params, batch: dict, known: np.ndarray, keys: Array, sampling: sampling_lib.Sampling
-) -> np.ndarray:
-  """Tokens of a whole crop that begins with `known` [rows, n, depth], without guidance."""
-  stage, count = model.stage, known.shape[1]
-  if count == stage.frames:
-    return np.asarray(known)
-  filled = np.pad(known, ((0, 0), (0, stage.frames - count), (0, 0)))
-  tokens = generate_here(
-    model, params, batch, filled, np.full(len(known), count), keys, stage.frames, sampling.knobs(),
-    sampling.banned(stage.target.depth, stage.target.stream.codes),
-    np.zeros((1, len(stage.conditions)), bool), np.ones(1, np.float32),
-    prefilled=count, restricted=sampling.restricted,
-  )  # fmt: skip
-  return np.asarray(tokens)

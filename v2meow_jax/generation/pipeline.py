@@ -174,6 +174,8 @@ class Pipeline:
     state, given, sent = decoder.start(), 0, 0
     length = round(wanted.seconds * rate)
     for window in layout.windows:
+      if window.stop == given:  # by rounding, the one before reached the end
+        continue
       score.fill(Fraction(window.stop) / target.rate)
       codes = score.read(0, target, given, window.stop)
       given = window.stop
@@ -189,12 +191,10 @@ class Pipeline:
   ) -> estimates.Estimate:
     """How long `generate_batch` will take, and how much memory."""
     stages = [runner.stage for runner in self.stages]
-    given = set()
     for wanted in requests:
       request.check(wanted, self.encoders, stages)
-      given |= {'video'} if wanted.video is not None else set()
-      given |= {'style'} if wanted.prompt is not None or wanted.style is not None else set()
-    durations = [Fraction(wanted.seconds).limit_denominator(10**6) for wanted in requests]
+    given = set().union(*(wanted.given for wanted in requests))
+    durations = [wanted.exact for wanted in requests]
     return estimates.estimate(self.stages, self._samplings(sampling), durations, given, self.rows)
 
   def shown(self, made: Generated) -> list[Stream]:

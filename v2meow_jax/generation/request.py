@@ -87,6 +87,17 @@ class Request:
       raise errors.MediaError(f'{told}: {length:.0f} s are more than an hour; name a duration')
     return length
 
+  @property
+  def exact(self) -> Fraction:
+    """`seconds` as what windows are laid out by."""
+    return Fraction(self.seconds).limit_denominator(10**6)
+
+  @property
+  def given(self) -> frozenset[str]:
+    """Groups of conditions that there is something for."""
+    groups = {'video': self.video, 'style': self.style if self.prompt is None else self.prompt}
+    return frozenset(group for group, value in groups.items() if value is not None)
+
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
@@ -171,8 +182,7 @@ def encode(request: Request, encoders: Sequence[Encoder], token_encoders: Sequen
   if request.beginning is not None:
     clip = _recording(request.beginning, request.beginning_seconds)
     beginning = {encoder.stream.name: np.asarray(encoder.encode_clip(clip)) for encoder in token_encoders}
-  given = frozenset(name.partition('/')[0] for name in streams)
-  return Piece(Fraction(request.seconds).limit_denominator(10**6), streams, given, beginning, key)
+  return Piece(request.exact, streams, request.given, beginning, key)
 
 
 def _recording(path: str | os.PathLike, seconds: float | None = None) -> MediaClip:
