@@ -115,12 +115,23 @@ def test_missing_folder_picture_and_subtitles(tmp_path):
   for path, reason in (
     (tmp_path / 'none.mp4', 'no such file'),
     (tmp_path, 'folder'),
-    (picture, 'no video'),
-    (text, 'no video'),
+    (picture, 'not a readable video'),
+    (text, 'not a readable video'),
   ):
     with pytest.raises(errors.MediaError, match=reason) as raised:
       probe.probe(path)
     assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize('name', ['a.m3u8', 'a.mp4'])
+def test_a_playlist_does_not_reach_other_files(tmp_path, name):
+  other, evil = tmp_path / 'other.ts', tmp_path / name
+  write_video(other, range(25), Fraction(1, 10), 'libx264')
+  playlist = f'#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nfile://{other}\n#EXT-X-ENDLIST\n'
+  for text in (playlist, f'ffconcat version 1.0\nfile {other.name}\n'):
+    evil.write_text(text)
+    with pytest.raises(errors.MediaError, match='not a readable video'):
+      probe.probe(evil)
 
 
 def test_a_colon_in_the_name(tmp_path, constant):

@@ -24,6 +24,13 @@ from v2meow_jax import errors
 _TIMED = {'asf', 'avi', 'caf', 'aiff', 'flac', 'flv', 'gif', 'mpegts', 'w64', 'wav'}
 _TIMED |= {'matroska,webm', 'mov,mp4,m4a,3gp,3g2,mj2'}
 
+# FFmpeg opens much more: pictures and subtitles, and playlists (HLS, concat) that name other files, so that
+# a video from a stranger could show what else lies on this disk.
+_FORMATS = (
+  'aac,ac3,aiff,amr,ape,asf,au,avi,av1,caf,dsf,dts,dv,eac3,flac,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,'
+  'mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,tak,tta,vc1,w64,wav,webm,wtv,wv,yuv4mpegpipe'
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
@@ -79,7 +86,7 @@ def open_media(path: str | os.PathLike) -> Iterator[InputContainer]:
   try:
     # The prefix keeps a colon in a name from being read as a protocol, and the whitelist keeps a
     # playlist from reaching for the network.
-    container = av.open(f'file:{name}', options={'protocol_whitelist': 'file'})
+    container = av.open(f'file:{name}', options={'protocol_whitelist': 'file', 'format_whitelist': _FORMATS})
   except PermissionError:
     raise errors.MediaError(f'{name}: reading it is not permitted; check the permissions.') from None
   except av.error.FFmpegError as error:
@@ -90,10 +97,7 @@ def open_media(path: str | os.PathLike) -> Iterator[InputContainer]:
       ' copy it again or convert it to MP4 or WAV.'
     ) from None
   with container:
-    # Text opens as terminal art, and a picture as a video of one frame.
-    formats = container.format.name
-    still = formats == 'tty' or formats.startswith('image2') or formats.endswith('_pipe')
-    if still or (_pick(container, 'video') is None and _pick(container, 'audio') is None):
+    if _pick(container, 'video') is None and _pick(container, 'audio') is None:
       raise errors.MediaError(f'{name}: it holds no video or audio; give a video or audio file.')
     yield container
 
