@@ -2,23 +2,19 @@
 
 import argparse
 import dataclasses
-import json
-import os
 import pathlib
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from v2meow_jax import cli, errors, files
+from v2meow_jax import cli, compiled, errors, files
 
 if TYPE_CHECKING:
   import numpy as np
 
   from v2meow_jax.generation.pipeline import Generated, Pipeline
   from v2meow_jax.generation.request import Request
-  from v2meow_jax.generation.sampling import Sampling
 
-LOUDNESS = -16.0  # LUFS, what streaming services play music at
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
 OPTIONS = (
   ('temperature', float, '0: the likeliest token'),
@@ -61,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     default='',
     help='GROUP=SCALE,... for the first stage, or STAGE:GROUP=SCALE; groups: video, style',
   )
-  parser.add_argument('--loudness', type=float, default=LOUDNESS, help='LUFS of the music')
+  parser.add_argument('--loudness', type=float, help='LUFS of the music; -16 by default')
   parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32', help='of the stages')
   parser.add_argument('--rows', type=int, default=16, help='most windows decoded at once')
   parser.add_argument('--clips', type=int, default=4, help='videos decoded side by side')
@@ -84,20 +80,25 @@ def main(argv: list[str] | None = None) -> int:
     film, video = args.out / f'{task.name}.mp4', task.request.video
     if video is not None and film.exists() and film.samefile(video):
       raise errors.ConfigError(f'--out: {film} is the video itself; name another folder')
-  _remember_compiled()
+  compiled.keep()
   from v2meow_jax import bundle
+  from v2meow_jax.generation import results
+  from v2meow_jax.media import loudness
 
+  target = loudness.MUSIC if args.loudness is None else args.loudness
   loaded = bundle.load(args.bundle)
   pipeline = loaded.pipeline(dtype=args.dtype, rows=args.rows, clap=args.clap)
   sampling = _sampling(args, {runner.stage.name: runner.sampling for runner in pipeline.stages})
-  todo = [task for task in good if not (args.resume and _complete(args, task, loaded.digest, sampling))]
-  if len(todo) < len(good):
-    _tell(f'{len(good) - len(todo)} of {len(good)} are complete already')
+  about = {task.name: results.describe(task.request, loaded.digest, sampling) for task in good}
+  done = [task for task in good if args.resume and results.complete(args.out, task.name, about[task.name])]
+  todo = [task for task in good if task not in done]
+  if done:
+    _tell(f'{len(done)} of {len(good)} are complete already')
   if todo:
     _tell(str(pipeline.estimate([task.request for task in todo[: args.clips]], sampling)))
   load_seconds = time.perf_counter() - began
   if args.stream:
-    return _stream(pipeline, tasks[0].request, sampling, args.loudness)
+    return _stream(pipeline, tasks[0].request, sampling, target)
   args.out.mkdir(parents=True, exist_ok=True)
   for at in range(0, len(todo), args.clips):
     group = todo[at : at + args.clips]
@@ -107,7 +108,9 @@ def main(argv: list[str] | None = None) -> int:
       if made is None:
         continue
       writing = time.perf_counter()
-      paths = _write(args, pipeline, task, made, _about(task, loaded.digest, sampling))
+      paths = results.write(
+        args.out, task.name, pipeline, made, task.request, about[task.name], target=target
+      )
       seconds = {'load': load_seconds, **made.seconds, 'write': time.perf_counter() - writing}
       for path in paths:
         print(path)
@@ -122,17 +125,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _tell(text: str) -> None:
   print(text, file=sys.stderr, flush=True)
-
-
-def _remember_compiled() -> None:
-  """Keeps compiled programs between runs, unless the user says where or that not."""
-  if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
-    return
-  import jax
-
-  home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
-  jax.config.update('jax_compilation_cache_dir', str(home / 'v2meow_jax' / 'compiled'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 def read_tasks(args: argparse.Namespace) -> list[Task]:
@@ -237,51 +229,6 @@ def _generate(
       failures[group[0].name] = str(error)
       return [None]
   return [made for task in group for made in _generate(pipeline, [task], sampling, failures, alone)]
-
-
-def _about(task: Task, digest: str, sampling: dict[str, 'Sampling']) -> dict:
-  """What the results' JSON says: enough to make them again."""
-  from v2meow_jax import __version__, description
-
-  wanted = {key: value if value is None or isinstance(value, int | float) else str(value)
-            for key, value in dataclasses.asdict(task.request).items()}  # fmt: skip
-  return {
-    'v2meow_jax': __version__,
-    'bundle': digest,
-    'request': wanted,
-    'sampling': description.describe(dict(sampling)),
-  }
-
-
-def _complete(args: argparse.Namespace, task: Task, digest: str, sampling: dict) -> bool:
-  """Whether the results of just this request are there; the JSON is written last."""
-  path = args.out / f'{task.name}.json'
-  try:
-    return json.loads(path.read_text()) == json.loads(json.dumps(_about(task, digest, sampling)))
-  except (OSError, json.JSONDecodeError):
-    return False
-
-
-def _write(
-  args: argparse.Namespace, pipeline: 'Pipeline', task: Task, made: 'Generated', about: dict
-) -> list[pathlib.Path]:
-  """Writes a task's results, the JSON last."""
-  from v2meow_jax.generation import picture
-  from v2meow_jax.media import audio, loudness, mux
-
-  paths = {suffix: args.out / f'{task.name}.{suffix}' for suffix in ('mp4', 'wav', 'png', 'json')}
-  video = task.request.video
-  music = loudness.normalize_loudness(made.audio, made.sample_rate, args.loudness)
-  paths['json'].unlink(missing_ok=True)
-  audio.write_wav(paths['wav'], music, made.sample_rate)
-  if video is None:
-    del paths['mp4']
-  else:
-    mux.mux(video, music, made.sample_rate, paths['mp4'], len(music) / made.sample_rate)
-  told = dataclasses.replace(made, audio=music)
-  picture.draw(paths['png'], told, pipeline.shown(made), f'{task.name}, seed {task.request.seed}')
-  files.write_text(paths['json'], json.dumps(about, indent=2) + '\n')
-  return list(paths.values())
 
 
 def _stream(pipeline: 'Pipeline', wanted: 'Request', sampling: dict, target: float) -> int:

@@ -18,8 +18,6 @@ from v2meow_jax.media import loudness
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.streams import Stream
 
-LOUDNESS = -16.0  # LUFS, as `v2meow generate` has it by default
-
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +55,7 @@ class ClipSampler:
     with tempfile.TemporaryDirectory() as folder:
       local = pathlib.Path(folder)
       for name, (made, streams) in samples.items():
-        sound = loudness.normalize_loudness(made.audio, made.sample_rate, LOUDNESS)
+        sound = loudness.normalize_loudness(made.audio, made.sample_rate)
         audio_files.write_wav(local / f'{name}.wav', sound, made.sample_rate)
         picture.draw(local / f'{name}.png', dataclasses.replace(made, audio=sound), streams, title)
       for path in local.iterdir():

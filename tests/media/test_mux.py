@@ -87,6 +87,20 @@ def test_vp8_is_encoded_as_h264(tmp_path, click, rotation):
   assert [index_of(picture) for picture in frames.load_frames(out, 10)] == list(range(20))
 
 
+@pytest.mark.parametrize('codec', ['mpeg4', 'libx265'])
+def test_what_browsers_do_not_play_is_encoded_again_where_asked(tmp_path, click, constant, codec):
+  source, out = write_video(tmp_path / 'a.mp4', range(30), Fraction(1, 10), codec), tmp_path / 'out.mp4'
+  mux.mux(source, click, 44_100, out)
+  assert packets(out) == packets(source)
+  mux.mux(source, click, 44_100, out, playable=True)
+  with av.open(str(out)) as container:
+    assert container.streams.video[0].codec_context.name == 'h264'
+    assert container.streams.video[0].codec_context.pix_fmt == 'yuv420p'
+  assert [index_of(picture) for picture in frames.load_frames(out, 10)] == list(range(30))
+  mux.mux(constant, click, 44_100, out, playable=True)
+  assert packets(out) == packets(constant)
+
+
 @pytest.mark.parametrize('duration', [0.45, 1.0, 1.3, 2.95, 10.0])
 def test_trimming_keeps_what_decodes(tmp_path, constant, click, duration):
   out = tmp_path / 'out.mp4'

@@ -5,6 +5,8 @@ import math
 import numpy as np
 from scipy import signal
 
+MUSIC = -16.0  # LUFS, what streaming services play music at
+
 _ABSOLUTE_GATE = -70.0  # LUFS
 _RELATIVE_GATE = -10.0  # LU below the mean of the blocks over the absolute gate
 
@@ -41,7 +43,7 @@ def integrated_loudness(audio: np.ndarray, sample_rate: int) -> float:
 
 
 def normalize_loudness(
-  audio: np.ndarray, sample_rate: int, target_lufs: float = -16.0, peak_dbfs: float = -1.0
+  audio: np.ndarray, sample_rate: int, target_lufs: float = MUSIC, peak_dbfs: float = -1.0
 ) -> np.ndarray:
   """Scales audio to a loudness, or as near to it as the peak allows.
 

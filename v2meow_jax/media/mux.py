@@ -16,6 +16,9 @@ from v2meow_jax import errors, files
 from v2meow_jax.media import frames, probe
 
 _AAC_BIT_RATE = 192_000
+# What the browsers of today play from an MP4, and how the pixels are to be stored.
+_PLAYABLE = {'h264', 'vp9', 'av1'}
+_PIXELS = {'yuv420p', 'yuvj420p'}
 _BLOCK = 65_536  # samples that are handed to the encoder at a time
 
 
@@ -25,6 +28,8 @@ def mux(
   sample_rate: int,
   out_path: str | os.PathLike,
   duration: float | None = None,
+  *,
+  playable: bool = False,
 ) -> None:
   """Writes an MP4 with the pictures of one file and the given sound, whole or not at all.
 
@@ -40,6 +45,7 @@ def mux(
     out_path: the MP4 to write or replace; it may be `video_path`.
     duration: seconds of video to keep; all of it if None. Copied frames which were encoded out of
       order stay where an earlier frame needs them, so that a few may outlast this.
+    playable: also encode again what browsers do not play.
 
   Raises:
     errors.MediaError: `video_path` cannot be read or has no video.
@@ -57,7 +63,7 @@ def mux(
     options = {'movflags': '+faststart'}
     with av.open(f'file:{temporary}', 'w', format='mp4', options=options) as out:
       end = math.inf if duration is None else Fraction(duration) / stream.time_base
-      pictures = _video_packets(source, stream, out, end)
+      pictures = _video_packets(source, stream, out, end, playable)
       sound = _audio_packets(out, audio, sample_rate)
       count = 0
       for packet in heapq.merge(pictures, sound, key=lambda packet: packet.dts * packet.time_base):
@@ -67,9 +73,13 @@ def mux(
         raise errors.MediaError(f'{os.fspath(video_path)}: it has no readable pictures; copy it again.')
 
 
-def _video_packets(source: InputContainer, stream: Any, out: OutputContainer, end: Any) -> Iterator[Any]:
+def _video_packets(
+  source: InputContainer, stream: Any, out: OutputContainer, end: Any, playable: bool
+) -> Iterator[Any]:
   """Adds the video to `out` and returns its packets, which start at 0 and stop at `end` ticks."""
-  if probe.is_timed(source):
+  codec = stream.codec_context
+  plays = codec.codec.canonical_name in _PLAYABLE and codec.pix_fmt in _PIXELS
+  if probe.is_timed(source) and (plays or not playable):
     try:
       target = out.add_stream_from_template(stream, opaque=True)
     except ValueError:
