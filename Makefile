@@ -16,7 +16,7 @@ $(VENV)/base: pyproject.toml setup.py constraints.txt
 	touch $@
 
 $(VENV)/dev: $(VENV)/base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,app,dev]'
 	touch $@
 
 demo: $(VENV)/base

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 COMMANDS = {
   'generate': 'music for videos or texts, from a bundle',
+  'serve': 'a page on which people make music for their videos',
   'prepare': 'media files to a dataset of clips x streams',
   'visualize': 'paired video for music, rendered from it',
   'fit-semantic': 'clusters for the semantic tokens, from a dataset',

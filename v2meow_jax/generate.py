@@ -15,7 +15,6 @@ if TYPE_CHECKING:
   from v2meow_jax.generation.pipeline import Generated, Pipeline
   from v2meow_jax.generation.request import Request
 
-VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
 OPTIONS = (
   ('temperature', float, '0: the likeliest token'),
   ('top_k', int, '0: all tokens'),
@@ -135,6 +134,7 @@ def read_tasks(args: argparse.Namespace) -> list[Task]:
     errors.DatasetError: a manifest that cannot be read.
   """
   from v2meow_jax.generation.request import Request
+  from v2meow_jax.media import probe
 
   shared = {
     'prompt': args.prompt,
@@ -147,10 +147,7 @@ def read_tasks(args: argparse.Namespace) -> list[Task]:
   tasks = []
   for path in args.video:
     if path.is_dir():
-      found = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEOS)
-      if not found:
-        raise errors.ConfigError(f'{path}: there is no video in this folder ({", ".join(VIDEOS)})')
-      tasks += [Task(video.stem, Request(video, **shared)) for video in found]
+      tasks += [Task(video.stem, Request(video, **shared)) for video in probe.videos_in(path)]
     elif path.suffix == '.jsonl':
       tasks += _manifest(path, shared)
     else:

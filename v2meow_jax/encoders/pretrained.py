@@ -29,6 +29,7 @@ def load(kind: str, processor: str, source: str) -> tuple[Any, Any]:
     raise errors.ConfigError(
       f'{kind} needs PyTorch and transformers; install v2meow-jax with the extra "encoders"'
     ) from error
+  transformers.utils.logging.disable_progress_bar()
   try:
     model = getattr(transformers, kind).from_pretrained(source, dtype=torch.float32)
     made = getattr(transformers, processor).from_pretrained(source)

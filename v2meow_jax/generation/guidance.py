@@ -42,6 +42,13 @@ def groups_of(stage: Stage) -> list[str]:
   return [group for group in GROUPS if any(group_of(c) == group for c in stage.conditions)]
 
 
+def possible(stage: Stage) -> list[str]:
+  """Groups that the stage knows both with and without."""
+  return [
+    group for group in groups_of(stage) if all(c.dropout for c in stage.conditions if group_of(c) == group)
+  ]
+
+
 def check(stage: Stage, scales: tuple[tuple[str, float], ...]) -> None:
   """Raises `errors.ConfigError` where the stage cannot be guided so: it has to know both with and without."""
   for group, scale in scales:

@@ -7,6 +7,7 @@ video stream, or of its audio stream where it has no video.
 import contextlib
 import dataclasses
 import os
+import pathlib
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -30,6 +31,8 @@ _FORMATS = (
   'aac,ac3,aiff,amr,ape,asf,au,avi,av1,caf,dsf,dts,dv,eac3,flac,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,'
   'mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,tak,tta,vc1,w64,wav,webm,wtv,wv,yuv4mpegpipe'
 )
+
+VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +70,20 @@ class MediaInfo:
   duration: float
   video: VideoInfo | None
   audio: AudioInfo | None
+
+
+def videos_in(folder: str | os.PathLike) -> list[pathlib.Path]:
+  """Files in a folder that have a video's suffix, sorted.
+
+  Raises:
+    errors.MediaError: there is none, or no such folder.
+  """
+  if not os.path.isdir(folder):
+    raise errors.MediaError(f'{folder}: there is no such folder; check the path.')
+  found = sorted(path for path in pathlib.Path(folder).iterdir() if path.suffix.lower() in VIDEOS)
+  if not found:
+    raise errors.MediaError(f'{folder}: there is no video in this folder ({", ".join(VIDEOS)}).')
+  return found
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ def write_video(path, pts, time_base, codec='libx264', rotation=None, options=No
   with av.open(str(path), 'w', options=options or {}) as container:
     encoder = {'g': '6', 'crf': '5'} if codec == 'libx264' else {'g': '6', 'b': '2M'}
     stream = container.add_stream(codec, rate=rate, options=encoder)
-    stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
+    stream.height, stream.width = (HEIGHT, WIDTH) if picture is None else picture.shape[:2]
+    stream.pix_fmt = 'yuv420p'
     stream.codec_context.time_base = time_base
     if rotation is not None:
       stream.set_display_rotation(rotation)

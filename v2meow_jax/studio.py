@@ -1,0 +1,169 @@
+"""What strangers ask for, checked, and made one piece at a time; the page shows it."""
+
+import contextlib
+import dataclasses
+import pathlib
+import queue
+import re
+import tempfile
+import threading
+from collections.abc import Generator
+from typing import Any
+
+from v2meow_jax import errors
+from v2meow_jax.generation import results
+from v2meow_jax.generation.pipeline import Pipeline
+from v2meow_jax.generation.request import Request
+from v2meow_jax.generation.sampling import Sampling
+from v2meow_jax.generation.score import Progress
+from v2meow_jax.media import probe
+
+PIXELS = 4096 * 2304  # of a picture: one frame of a small file can fill all memory
+FRAME_RATE = 240  # Hz: a small file can hold more frames than anyone waits for
+TICK = 0.5  # seconds after which it is told that work goes on
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """What is done for strangers at most.
+
+  Attributes:
+    seconds: of music.
+    minutes: that uploads and results are kept.
+  """
+
+  seconds: float
+  minutes: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Working:
+  """What is told while a piece is made.
+
+  Attributes:
+    ahead: how long it will take.
+    windows: by stage, of those that have begun: windows that are done, and all.
+  """
+
+  ahead: str
+  windows: dict[str, tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+  """A piece that is done.
+
+  Attributes:
+    paths: of the result's files, by suffix.
+    length: of the music in seconds.
+    seconds: that each part took.
+  """
+
+  paths: dict[str, str]
+  length: float
+  seconds: dict[str, float]
+
+
+class _Left(Exception):
+  """Nobody waits for the result any more."""
+
+
+class Studio:
+  """Makes pieces one after the other.
+
+  Args:
+    pipeline: makes them.
+    digest: of the pipeline's bundle.
+    limits: on what is asked.
+  """
+
+  def __init__(self, pipeline: Pipeline, digest: str, limits: Limits):
+    self.pipeline, self.limits, self._digest = pipeline, limits, digest
+    # A piece that nobody waits for works on to the end of a window; the next one waits for that.
+    self._alone = threading.Lock()
+
+  def make(self, wanted: Request, sampling: dict[str, Sampling]) -> Generator[Working | Made]:
+    """Tells how it goes, at least twice a second, and what was made; its files are there for one step.
+
+    Left early, the work ends with its window.
+
+    Raises:
+      errors.InputError: the page does not allow it, the models cannot do it, or a file cannot be read.
+    """
+    self.check(wanted)
+    ahead = str(self.pipeline.estimate([wanted], sampling)).partition(';')[0]
+    windows: dict[str, tuple[int, int]] = {}
+    yield Working(ahead, {})
+    with (
+      tempfile.TemporaryDirectory(prefix='v2meow_piece_') as folder,
+      contextlib.closing(self._in_background(wanted, sampling, pathlib.Path(folder))) as events,
+    ):
+      for event in events:
+        if isinstance(event, Made):
+          yield event
+        else:
+          windows |= event
+          yield Working(ahead, dict(windows))
+
+  def check(self, wanted: Request) -> None:
+    """Raises `errors.InputError` where the request asks for more than is done for strangers."""
+    if wanted.video is not None and (shown := probe.probe(wanted.video).video) is not None:
+      if shown.width * shown.height > PIXELS:
+        raise errors.MediaError(
+          f'{wanted.video}: its pictures have {shown.width} x {shown.height} pixels; make it smaller'
+        )
+      if shown.frame_rate and shown.frame_rate > FRAME_RATE:
+        raise errors.MediaError(
+          f'{wanted.video}: {float(shown.frame_rate):.0f} frames a second are more than {FRAME_RATE}'
+        )
+    if wanted.seconds > self.limits.seconds:
+      raise errors.ConfigError(
+        f'{wanted.seconds:.0f} s are asked for, and at most {self.limits.seconds:g} s are made here; '
+        'give a smaller number of seconds'
+      )
+
+  def _in_background(
+    self, wanted: Request, sampling: dict[str, Sampling], folder: pathlib.Path
+  ) -> Generator[dict[str, tuple[int, int]] | Made]:
+    """What has changed of the windows, now and then nothing, and the end."""
+    told: queue.SimpleQueue = queue.SimpleQueue()
+    left = threading.Event()
+
+    def progress(name: str, done: int, total: int) -> None:
+      if left.is_set():
+        raise _Left
+      told.put({name: (done, total)})
+
+    def run() -> None:
+      try:
+        with self._alone:
+          if not left.is_set():
+            told.put(self._make(wanted, sampling, folder, progress))
+      except Exception as error:
+        told.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+      event: Any = None
+      while not isinstance(event, Made):
+        try:
+          event = told.get(timeout=TICK)
+        except queue.Empty:
+          event = {}
+        if isinstance(event, Exception):
+          raise event
+        yield event
+    finally:
+      left.set()
+
+  def _make(
+    self, wanted: Request, sampling: dict[str, Sampling], folder: pathlib.Path, progress: Progress
+  ) -> Made:
+    made = self.pipeline.generate_batch([wanted], sampling=sampling, progress=progress)[0]
+    # Where files lie on this machine is nobody's business.
+    names = {key: pathlib.Path(value).name for key in ('video', 'style') if (value := getattr(wanted, key))}
+    about = results.describe(dataclasses.replace(wanted, **names), self._digest, sampling)
+    name = re.sub(r'[^\w-]+', '_', pathlib.Path(wanted.video or 'music').stem)[:60].strip('_') or 'music'
+    paths = results.write(folder, name, self.pipeline, made, wanted, about, playable=True)
+    length = len(made.audio) / made.sample_rate
+    return Made({path.suffix[1:]: str(path) for path in paths}, length, made.seconds)
