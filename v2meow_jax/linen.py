@@ -10,8 +10,23 @@ import jax
 def parameter(
   module: nn.Module, name: str, init: Callable, axes: tuple[str | None, ...], shape: tuple[int, ...]
 ) -> jax.Array:
-  """A parameter of `module` whose dimensions have the logical names `axes`; see `partitioning`."""
-  return cast(jax.Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))
+  """A parameter of `module` whose dimensions have the logical names `axes`; see `partitioning`.
+
+  Raises:
+    ValueError: the parameters that the module was given have another shape there.
+  """
+  if not module.has_variable('params', name):
+    return cast(jax.Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))
+  # `param` would trace the initialiser for its shape, which takes longer than to trace the network.
+  value = given(module, name)
+  if value.shape != shape:
+    raise ValueError(f'parameter {"/".join((*module.path, name))} has shape {value.shape}, not {shape}')
+  return value
+
+
+def given(module: nn.Module, name: str) -> Any:
+  """What the module was given for a parameter, whatever its shape."""
+  return nn.unbox(module.get_variable('params', name))
 
 
 def real() -> Any:

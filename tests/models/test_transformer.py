@@ -83,10 +83,11 @@ def test_outputs_depend_on_differences_of_positions_alone():
 
 def test_dropout_differs_by_key_and_is_off_unless_asked_for():
   x, positions = inputs()
+  weights = params(ROPE)
 
   @jax.jit
   def dropped(key):
-    return Transformer(ROPE).apply(params(ROPE), x, positions, PREFIX, False, rngs={'dropout': key})
+    return Transformer(ROPE).apply(weights, x, positions, PREFIX, False, rngs={'dropout': key})
 
   one, again, other = (dropped(jax.random.key(seed)) for seed in (1, 1, 2))
   np.testing.assert_array_equal(one, again)

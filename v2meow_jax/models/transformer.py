@@ -186,7 +186,11 @@ class Transformer(nn.Module):
       self.layers = self.param('layers', stacked)
     else:
       # Named one by one: a checkpoint reads layer_0, layer_1, ...
-      self.layers = [self.param(f'layer_{i}', self._init_layer) for i in range(config.layers)]
+      names = [f'layer_{i}' for i in range(config.layers)]
+      there = self.has_variable('params', names[0])
+      self.layers = [
+        linen.given(self, name) if there else self.param(name, self._init_layer) for name in names
+      ]
     self.norm = RMSNorm()
     self.dropout = nn.Dropout(config.dropout)
     if config.positions == 'relative':
@@ -248,6 +252,8 @@ class Transformer(nn.Module):
       x, kv = jax.lax.scan(lambda x, layer: run(x, *layer), x, scanned)
       cache = [(kv[0][i], kv[1][i]) for i in range(config.layers)] if kv is not None else []
     else:
+      if keep:
+        run = jax.jit(run)  # all layers are traced as one
       for params, key in zip(self.layers, keys, strict=True):
         x, kv = run(x, params, key)
         cache.append(kv)
@@ -261,8 +267,12 @@ class Transformer(nn.Module):
     bias, new, layers = self._bias(), [], self.layers
     if self.config.scan_layers:
       layers = [jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(self.config.layers)]
+
+    @jax.jit  # all layers are traced as one
+    def run(x, params, parts):
+      return linen.call(self.layer, params, x, positions, parts, bias, method='step')
+
     for number, params in enumerate(layers):
-      parts = cache_lib.parts(cache, number)
-      x, kv = linen.call(self.layer, params, x, positions, parts, bias, method='step')
+      x, kv = run(x, params, cache_lib.parts(cache, number))
       new.append(kv)
     return self.norm(x), new
