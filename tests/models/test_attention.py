@@ -98,16 +98,14 @@ def test_decoding_one_element_is_the_last_row_of_the_whole(biased):
     stale = [x.copy() for x in cached]
     for x in stale:
       x[:, at:] = 1e3
-    # Some in one part of the cache and some in the next.
-    for first in (0, at // 2, at):
-      keys, values = (np.swapaxes(x, 1, 2) for x in stale)
-      parts = (
-        cache.Part(keys, values, 0, jnp.int32(first)),
-        cache.Part(keys[:, :, first:], values[:, :, first:], first, jnp.int32(at - first)),
-      )
-      now = (np.swapaxes(x[:, at : at + 1], 1, 2) for x in (q, k, v))
-      row = decode(*now, parts)
-      np.testing.assert_allclose(row[:, :, 0], whole[:, at], atol=1e-5)  # float32 exponentials and sums
+    query, *new = (np.swapaxes(x[:, at : at + 1], 1, 2) for x in (q, k, v))
+    old = tuple(np.swapaxes(x, 1, 2) for x in stale)
+    row = decode(query, cache.append(old, new, jnp.int32(at)), jnp.int32(at + 1))
+    np.testing.assert_allclose(row[:, :, 0], whole[:, at], atol=1e-5)  # float32 exponentials and sums
+    # A single row is cached without its dimension.
+    one = cache.append(tuple(x[0] for x in old), [x[:1] for x in new], jnp.int32(at))
+    row = decode(query[:1], one, jnp.int32(at + 1))
+    np.testing.assert_allclose(row[:, :, 0], whole[:1, at], atol=1e-5)
 
 
 def test_rotation_is_a_product_of_complex_numbers():

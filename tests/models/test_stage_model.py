@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from v2meow_jax import stages
-from v2meow_jax.models import cache as cache_lib
 from v2meow_jax.models import conditioning
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
@@ -76,8 +75,6 @@ def cached(stage, config, params, batch, count):
       frame = step - 1 - jnp.arange(3)
       tokens = jnp.where((frame < 0) | (frame >= stage.frames), 7, tokens)
     logits, cache = apply(tokens, step, cache, method='decode_step')
-    # Elements in the short cache and in the long one, in turn.
-    cache = jax.lax.cond(step % 3 == 0, cache_lib.settle, lambda x: x, cache)
     return cache, logits
 
   _, rest = jax.lax.scan(advance, cache, jnp.arange(count + 1, stage.steps))

@@ -92,14 +92,8 @@ def generate(
   for room in rooms:
     carry = (*carry[:2], cache_lib.grow(carry[2], room))
     end = jnp.minimum(last, room - stage.prefix_length - 1)  # step n reads element n of the sequence
-
-    def run_some(state, end=end):
-      step, carry = state
-      until = jnp.minimum(end, step + cache_lib.RECENT)
-      logits, steps, cache = jax.lax.fori_loop(step, until, advance, carry)
-      return until, (logits, steps, cache_lib.settle(cache))
-
-    step, carry = jax.lax.while_loop(lambda state, end=end: state[0] < end, run_some, (step, carry))
+    carry = jax.lax.fori_loop(step, end, advance, carry)
+    step = jnp.maximum(step, end)
   logits, steps, _ = carry
   steps = jax.lax.dynamic_update_index_in_dim(steps, sample(last, logits), last, 1)
   return stages.from_steps(target, steps)

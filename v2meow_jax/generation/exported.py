@@ -6,7 +6,7 @@ every batch size. Two functions a stage:
     prefill(weights, conditions, dropped) -> (logits, cache)
     step(weights, conditions, tokens, step, cache) -> (logits, cache)
 
-`cache` is (layers, recent, filled): flat lists of arrays, which the caller hands on as they are.
+`cache` is (layers, count), which the caller hands on as it is.
 """
 
 import functools
@@ -21,7 +21,7 @@ from jax import export
 
 from v2meow_jax import linen
 from v2meow_jax.generation.score import StageRunner, window_batch
-from v2meow_jax.models import cache as cache_lib
+from v2meow_jax.models.cache import Cache
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -37,11 +37,7 @@ def prefill(model, params, batch: dict, dropped):
 
 def step(model, params, batch: dict, tokens, number, cache: tuple):
   """Logits of step `number` from the tokens of the one before."""
-  logits, now = linen.call(
-    model, params, batch, tokens, number, cache_lib.Cache(*cache), method='decode_step'
-  )
-  # Without a loop around it the short cache is emptied as soon as it is full.
-  now = jax.lax.cond(now.done == cache_lib.RECENT, cache_lib.settle, lambda x: x, now)
+  logits, now = linen.call(model, params, batch, tokens, number, Cache(*cache), method='decode_step')
   return logits, tuple(now)
 
 

@@ -9,7 +9,7 @@ so each part is a shape that flash kernels know. Softmax is in float32, or wider
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from v2meow_jax import partitioning
-from v2meow_jax.models.cache import Part
+from v2meow_jax.models.cache import LayerCache
 
 # Index arrays of queries and keys -> an additive bias [heads, queries, keys].
 Bias = Callable[[Array, Array], Float[Array, 'heads q k']]
@@ -133,37 +133,20 @@ def blockwise(
 
 
 def decode(
-  q: Float[Array, 'b h 1 d'],
-  k: Float[Array, 'b h 1 d'],
-  v: Float[Array, 'b h 1 d'],
-  parts: Sequence[Part],
-  bias: Bias | None = None,
+  q: Float[Array, 'b h 1 d'], cache: LayerCache, count: Int[Array, ''], bias: Bias | None = None
 ) -> Float[Array, 'b h 1 d']:
-  """Attention of one new element to the cached ones and to itself; heads come before time."""
+  """Attention of the newest element to the `count` cached ones, itself the last of them."""
+  keys, values = cache
   kind = jnp.promote_types(q.dtype, jnp.float32)
-  at = jnp.reshape(parts[-1].first + parts[-1].count, (1,))
-
-  def scores(keys, index, seen):
-    # One query a row is a vector: as a matrix of one row XLA's CPU backend is slower.
-    query = q[:, :, 0].astype(keys.dtype)
-    found = jnp.einsum('bhd,bhkd->bhk', query, keys, preferred_element_type=kind) * q.shape[-1] ** -0.5
-    if bias is not None:
-      found += bias(at, index)[:, 0]
-    return jnp.where(seen, found, -1e30)
-
-  each = [scores(k, at, True)]
-  for part in parts:
-    index = jnp.arange(part.keys.shape[2])
-    each.append(scores(part.keys, part.first + index, index < part.count))
-  weights = jax.nn.softmax(jnp.concatenate(each, -1), -1)
-  out = weights[..., :1, None] * v
-  first = 1
-  for part in parts:
-    beyond = first + part.keys.shape[2]
-    share = weights[..., first:beyond].astype(part.values.dtype)
-    own = jnp.einsum('bhk,bhkd->bhd', share, part.values, preferred_element_type=kind)
-    out, first = out + own[:, :, None], beyond
-  return out.astype(v.dtype)
+  # One query a row is a vector: as a matrix of one row XLA's CPU backend is slower.
+  query = q.reshape(*keys.shape[:-2], -1).astype(keys.dtype)
+  scores = jnp.einsum('...d,...kd->...k', query, keys, preferred_element_type=kind) * q.shape[-1] ** -0.5
+  index = jnp.arange(keys.shape[-2])
+  if bias is not None:
+    scores += bias(jnp.reshape(count - 1, (1,)), index)[:, 0]
+  weights = jax.nn.softmax(jnp.where(index < count, scores, -1e30), -1).astype(values.dtype)
+  out = jnp.einsum('...k,...kd->...d', weights, values, preferred_element_type=kind)
+  return out.reshape(q.shape).astype(q.dtype)
 
 
 def rotate(x: Float[Array, 'b t h d'], positions: Float[Array, 'b t']) -> Float[Array, 'b t h d']:

@@ -161,5 +161,5 @@ class StageModel(nn.Module):
       valid = (frame >= 0) & (frame < self.stage.frames)
     x = self.embed_steps(tokens[:, None], valid[None], step - 1)
     places = self.step_positions(batch, jnp.reshape(step, (1,)))
-    hidden, new = self.transformer.step(x, places, cache)
-    return self._step_logits(hidden[:, 0], step), cache_lib.append(cache, new)
+    hidden, cache = self.transformer.step(x, places, cache)
+    return self._step_logits(hidden[:, 0], step), cache

@@ -12,7 +12,7 @@ import gin
 from v2meow_jax import errors, linen
 from v2meow_jax.models import attention, layout
 from v2meow_jax.models import cache as cache_lib
-from v2meow_jax.models.cache import Cache, LayerCache, Part
+from v2meow_jax.models.cache import Cache, LayerCache
 from v2meow_jax.models.linear import Linear
 from v2meow_jax.partitioning import constrain
 
@@ -157,10 +157,11 @@ class Layer(nn.Module):
     attended = attention.prefix_causal(q, k, v, prefix, bias, self.config.attention)
     return self._finish(x, attended, deterministic), (k, v)
 
-  def step(self, x, positions, parts: tuple[Part, Part], bias):
+  def step(self, x, positions, cache: LayerCache, count, bias):
     q, k, v = (jnp.swapaxes(y, 1, 2) for y in self._qkv(x, positions))
-    attended = attention.decode(q, k, v, parts, bias)
-    return self._finish(x, jnp.swapaxes(attended, 1, 2), True), (k, v)
+    cache = cache_lib.append(cache, (k, v), count)
+    attended = attention.decode(q, cache, count + 1, bias)
+    return self._finish(x, jnp.swapaxes(attended, 1, 2), True), cache
 
 
 class Transformer(nn.Module):
@@ -261,18 +262,18 @@ class Transformer(nn.Module):
 
   def step(
     self, x: Float[Array, 'batch 1 width'], positions: Float[Array, 'batch 1'], cache: Cache
-  ) -> tuple[Float[Array, 'batch 1 width'], list[LayerCache]]:
-    """Output of one more element, and its keys and values [batch, heads, 1, d], not yet in the cache."""
+  ) -> tuple[Float[Array, 'batch 1 width'], Cache]:
+    """Output of one more element, and the cache with it."""
     x = x.astype(self.config.dtype)
     bias, new, layers = self._bias(), [], self.layers
     if self.config.scan_layers:
       layers = [jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(self.config.layers)]
 
     @jax.jit  # all layers are traced as one
-    def run(x, params, parts):
-      return linen.call(self.layer, params, x, positions, parts, bias, method='step')
+    def run(x, params, layer):
+      return linen.call(self.layer, params, x, positions, layer, cache.count, bias, method='step')
 
-    for number, params in enumerate(layers):
-      x, kv = run(x, params, cache_lib.parts(cache, number))
-      new.append(kv)
-    return self.norm(x), new
+    for params, layer in zip(layers, cache.layers, strict=True):
+      x, layer = run(x, params, layer)
+      new.append(layer)
+    return self.norm(x), Cache(new, cache.count + 1)
