@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from v2meow_jax import bundle, errors
+from v2meow_jax.encoders import motion
 from v2meow_jax.generation.request import Request
 from v2meow_jax.generation.sampling import Sampling
 
@@ -72,6 +73,21 @@ def test_blocks_of_a_stream_are_the_whole_and_come_early(pipeline, requests, alo
   assert len(blocks) > 3
   # The first needs one window of every stage and no more.
   assert sorted(windows[: seen[0]]) == ['coarse', 'fine', 'semantic']
+
+
+def test_a_stream_reads_the_video_no_further_than_its_next_block_needs(pipeline, requests, monkeypatch):
+  seen = []
+  measure = motion.MotionEncoder.measure
+  monkeypatch.setattr(motion, 'PIECE', 1)
+  monkeypatch.setattr(
+    motion.MotionEncoder, 'measure', lambda self, frames: (seen.append(frames), measure(self, frames))[1]
+  )
+  blocks = pipeline.stream_request(requests[0], sampling=SAMPLING)
+  next(blocks)
+  # The longest crop of the stages is 2 s, the encoder's rate 4 Hz; the piece has 18 elements.
+  assert 4 <= len(seen) <= 8
+  list(blocks)
+  assert len(seen) == 18
 
 
 def test_a_beginning_is_kept_and_gone_on_with(pipeline, demo_clip, alone, tmp_path):

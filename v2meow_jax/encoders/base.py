@@ -1,6 +1,6 @@
 """What every frozen encoder offers, be it a filter bank, a codec or a network of another library."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,6 +33,15 @@ class Encoder(Protocol):
 
   def encode_clip(self, clip: MediaClip) -> Shaped[np.ndarray, 'n width']:
     """Elements of the clip: `stream.length(clip.duration)` of them."""
+    ...
+
+
+@runtime_checkable
+class GradualEncoder(Encoder, Protocol):
+  """An encoder that reads a clip no further than what is asked of it."""
+
+  def encode_gradually(self, clip: MediaClip) -> Iterator[Shaped[np.ndarray, 'n width']]:
+    """Blocks that together are `encode_clip`."""
     ...
 
 

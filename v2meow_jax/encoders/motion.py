@@ -35,7 +35,7 @@ COLUMNS = (
 )
 
 
-PIECE = 240  # elements that are measured at once
+PIECE = 60  # elements that are measured at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,17 +70,20 @@ class MotionEncoder:
 
   def encode_clip(self, clip: MediaClip) -> Float[np.ndarray, 'n columns']:
     """Measurements of the clip, float32; a video that ends early keeps its last frame."""
+    return np.concatenate(list(self.encode_gradually(clip)))
+
+  def encode_gradually(self, clip: MediaClip) -> Iterator[Float[np.ndarray, 'n columns']]:
+    """The same in blocks, each as soon as its frames are read."""
     pictures = _lasting(
       clip.frames(self.rate * self.frames, self.size), self.stream.length(clip.duration) * self.frames
     )
     # In pieces, so that memory does not grow with the video; each begins with the last element of the one
     # before, which its first new one is compared with.
-    made, held = [], []
+    held = []
     while part := list(itertools.islice(pictures, PIECE * self.frames)):
       measured = self.measure(np.stack(held + part))
-      made.append(measured[1:] if held else measured)
+      yield measured[1:] if held else measured
       held = part[-self.frames :]
-    return np.concatenate(made)
 
   def measure(self, frames: UInt8[np.ndarray, 'time height width 3']) -> Float[np.ndarray, 'n columns']:
     """Measurements of frames at `rate` x `frames` Hz; the time is a multiple of `frames`."""

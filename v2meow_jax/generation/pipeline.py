@@ -129,6 +129,11 @@ class Pipeline:
   ) -> list[Generated]:
     """Several pieces, of any lengths, decoded side by side; their timings are those of all together."""
     score, seconds = self._begin(requests, sampling, progress)
+    began = time.perf_counter()
+    for piece in score.pieces:  # what cannot be read is told before anything is made
+      for elements in piece.streams.values():
+        elements.all()
+    seconds['encode'] += time.perf_counter() - began
     end = max(piece.duration for piece in score.pieces)
     for place in range(len(self.stages)):  # one stage after the other, so that windows share batches
       score.fill(end, place)
@@ -163,8 +168,9 @@ class Pipeline:
   ) -> Iterator[Float[np.ndarray, 'samples channels']]:
     """Audio in blocks, each as soon as its tokens are there.
 
-    Before the first block one window of the last stage has to be made, what that needs of the others, and
-    no more. Together the blocks are what `generate` returns, up to the order of the codec's sums.
+    Before the first block one window of the last stage has to be made, what that needs of the others and of
+    the video, and no more. Together the blocks are what `generate` returns, up to the order of the codec's
+    sums.
     """
     score, _ = self._begin([wanted], sampling, progress)
     target, rate = self.codec.stream, self.codec.sample_rate
@@ -225,7 +231,7 @@ class Pipeline:
     return [encoder for encoder in self.token_encoders if encoder.stream.name in targets]
 
   def _streams(self, score: Score, piece: int) -> dict[str, np.ndarray]:
-    streams = dict(score.pieces[piece].streams)
+    streams = {name: elements.all() for name, elements in score.pieces[piece].streams.items()}
     for made in score.stages:
       stream = made.stage.target.stream
       streams[stream.name] = score.read(piece, stream, 0, made.layouts[piece].frames)

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from v2meow_jax import errors
-from v2meow_jax.encoders.base import Encoder, StyleEncoder
+from v2meow_jax.encoders.base import Encoder, GradualEncoder, StyleEncoder
+from v2meow_jax.generation.elements import Elements
 from v2meow_jax.media import probe
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.stages import Stage
@@ -105,14 +106,14 @@ class Piece:
 
   Attributes:
     duration: exact, in seconds.
-    streams: what encoders made, by name.
+    streams: what encoders make, by name; of the video as far as it is asked for.
     given: groups of conditions that there is something for.
     beginning: token streams that are known from the start, by name.
     key: random key of seed and video.
   """
 
   duration: Fraction
-  streams: dict[str, np.ndarray]
+  streams: dict[str, Elements]
   given: frozenset[str]
   beginning: dict[str, np.ndarray]
   key: jax.Array
@@ -165,17 +166,19 @@ def encode(request: Request, encoders: Sequence[Encoder], token_encoders: Sequen
     errors.MediaError: a file cannot be read.
     errors.ConfigError: a beginning cannot be encoded by the bundle.
   """
-  streams: dict[str, np.ndarray] = {}
+  streams: dict[str, Elements] = {}
   key = jax.random.key(request.seed)
   for encoder in encoders:
     if isinstance(encoder, StyleEncoder):
       if request.prompt is not None:
-        streams[encoder.stream.name] = encoder.encode_text(request.prompt)
+        streams[encoder.stream.name] = Elements([encoder.encode_text(request.prompt)])
       elif request.style is not None:
-        streams[encoder.stream.name] = encoder.encode_clip(_recording(request.style))
+        streams[encoder.stream.name] = Elements([encoder.encode_clip(_recording(request.style))])
     elif request.video is not None:
       clip = MediaClip(str(request.video), None, 0.0, request.seconds)
-      streams[encoder.stream.name] = encoder.encode_clip(clip)
+      gradual = isinstance(encoder, GradualEncoder)
+      blocks = encoder.encode_gradually(clip) if gradual else [encoder.encode_clip(clip)]
+      streams[encoder.stream.name] = Elements(blocks)
   if request.video is not None:
     key = jax.random.fold_in(key, fingerprint(request.video))
   beginning = {}

@@ -214,7 +214,7 @@ class Score:
     """Elements of a stream of a piece, as far as they are there."""
     found = self.pieces[piece].streams.get(stream.name)
     if found is not None:
-      return found[first:stop]
+      return found.read(first, stop)
     parts = [(s.stage.target.span, s.made[piece]) for s in self.stages if s.stage.target.stream == stream]
     length = max((len(made) for _, made in parts), default=0)
     # Levels that are still to be made are zeros; no stage reads them.
