@@ -1,6 +1,7 @@
 """`v2meow evaluate`: a bundle on a dataset: losses, entropies, conditions, reconstruction."""
 
 import argparse
+import functools
 import itertools
 import json
 import pathlib
@@ -13,7 +14,8 @@ from v2meow_jax import bundle, cli, errors, files
 from v2meow_jax.codec.codec import Codec
 from v2meow_jax.data.batches import stage_batches
 from v2meow_jax.data.dataset import Dataset, read_streams
-from v2meow_jax.evaluation import conditioning, entropy, reconstruction
+from v2meow_jax.evaluation import conditioning, entropy, precision, reconstruction
+from v2meow_jax.generation.pipeline import prepared
 from v2meow_jax.generation.score import StageRunner
 from v2meow_jax.streams import Stream
 
@@ -24,6 +26,10 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--bundle', type=pathlib.Path, required=True)
   parser.add_argument('--dataset', type=pathlib.Path, required=True)
   parser.add_argument('--out', type=pathlib.Path, help='a JSON file for the figures')
+  parser.add_argument(
+    '--dtype', choices=('float32', 'bfloat16'), default='float32',
+    help='of the stages; bfloat16 is compared with float32 as well',
+  )  # fmt: skip
   parser.add_argument('--crops', type=int, default=64, help='crops a stage is measured on')
   parser.add_argument('--clips', type=int, default=32, help='clips that the codec is measured on')
   parser.add_argument('--seed', type=int, default=0, help='of the choice of crops')
@@ -35,10 +41,14 @@ def main(argv: list[str] | None = None) -> int:
   entries = read_streams(args.dataset)
   _check_codec(args.dataset, entries, codec)
   report: dict = {'bundle': str(args.bundle), 'dataset': str(args.dataset), 'crops': args.crops}
-  report['stages'] = {
-    runner.stage.name: measure_stage(runner, str(args.dataset), args.crops, args.seed)
-    for runner in loaded.stages()
-  }
+  report |= {'dtype': args.dtype, 'stages': {}}
+  for runner in loaded.stages():
+    used = prepared(runner, args.dtype)
+    found = measure_stage(used, str(args.dataset), args.crops, args.seed)
+    if args.dtype != 'float32':
+      exact = prepared(runner, 'float32')
+      found['against_float32'] = compare(exact, used, str(args.dataset), args.crops, args.seed)
+    report['stages'][runner.stage.name] = found
   if 'audio/waveform' in entries:
     report['codec'] = measure_codec(codec, args.dataset, args.clips)
   else:
@@ -94,6 +104,17 @@ def measure_stage(runner: StageRunner, dataset: str, crops: int, seed: int) -> d
   return found
 
 
+def compare(exact: StageRunner, rough: StageRunner, dataset: str, crops: int, seed: int) -> dict:
+  """How far two precisions of a stage differ on the validation split."""
+  import jax
+
+  size = min(8, crops)
+  batches = stage_batches(exact.stage, dataset, size, 'validation', seed)
+  one, other = (functools.partial(jax.jit(it.model.apply), {'params': it.params}) for it in (exact, rough))
+  part = itertools.islice(batches.start(0), -(-crops // size))
+  return precision.against_exact(one, other, part, f'{exact.stage.target.stream.name}/mask')
+
+
 def _tokens(dataset: str, split: str, stream: Stream, levels: tuple[int, int]) -> list[np.ndarray]:
   data = Dataset(dataset, split, (stream,))
   clips = [data.read(stream, clip)[:, slice(*levels)].astype(np.int64) for clip in range(len(data.clips))]
@@ -113,6 +134,12 @@ def _print(report: dict) -> None:
     yardsticks = {key: stage[key]['loss'] for key in ('train', 'validation', 'unigram', 'bigram')}
     told = '  '.join(f'{key} {value:.3f}' for key, value in yardsticks.items())
     print(f'{name}: {told} nats a token')
+    if 'against_float32' in stage:
+      compared = stage['against_float32']
+      print(
+        f'  against float32: the likeliest code is the same for {compared["agreement"]:.1%} of '
+        f'{compared["tokens"]:,} tokens, the divergence {compared["divergence"]:.1e} nats'
+      )
     for condition, found in stage['conditions'].items():
       losses = '  '.join(f'{key} {found[key]:.4f}' for key in ('own', 'foreign', 'missing'))
       print(
