@@ -4,12 +4,14 @@ import itertools
 import json
 import shutil
 import signal
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import simple
+from orbax.checkpoint._src.path.step import Metadata
 
 from v2meow_jax import errors
 from v2meow_jax.training import checkpoints, loop
@@ -125,6 +127,26 @@ def test_arrays_come_back_without_knowing_what_was_saved(saved):
   assert arrays['params']['half'].dtype == jnp.bfloat16
   # Orbax keeps a tuple as a list.
   np.testing.assert_array_equal(arrays['opt_state'][0], state['opt_state'][0])
+
+
+def test_a_run_that_goes_on_can_be_read_while_it_deletes(tmp_path, monkeypatch):
+  for step in (4, 6):
+    made = Checkpoints(tmp_path)
+    made.save(step, some_state(), position=64)
+    made.close()
+  timed = Metadata.commit_timestamp.fget
+
+  def deleted_meanwhile(metadata):
+    shutil.rmtree(tmp_path / 'checkpoints' / '4', ignore_errors=True)
+    return timed(metadata)
+
+  monkeypatch.setattr(Metadata, 'commit_timestamp', property(deleted_meanwhile))
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    assert restore_arrays(tmp_path)[1] == 6
+  reader = Checkpoints(tmp_path, read_only=True)
+  assert reader.latest() == 6
+  reader.close()
 
 
 def test_the_newest_are_kept_and_each_holds_its_own_state(tmp_path):

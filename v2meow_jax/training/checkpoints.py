@@ -27,6 +27,7 @@ STORAGE = {
 }
 # What they raise for files that are missing, cut short or not what they should be.
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, EOFError)
+LISTINGS = 5  # tries to list a folder in which a run deletes checkpoints meanwhile
 
 
 def _bits(leaf: Any) -> Any:
@@ -108,9 +109,9 @@ class Checkpoints:
       )
     if keep_hours:
       kept.append(policies.EveryNSeconds(max(1, round(keep_hours * 3600))))
-    self._manager = ocp.CheckpointManager(
+    self._manager = _open(
       self.path,
-      options=ocp.CheckpointManagerOptions(
+      ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(kept),
         # Without it the metrics of checkpoints that an earlier process made are not read.
         best_fn=(lambda metrics: metrics['loss']) if keep_best else None,
@@ -282,8 +283,19 @@ def abstract(state: Any) -> Any:
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
+def _open(path: epath.Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+  """A manager of the folder; one that only reads may do so while a run goes on in it."""
+  for left in reversed(range(LISTINGS)):
+    try:
+      return ocp.CheckpointManager(path, options=options)
+    except FileNotFoundError:  # deleted between the listing and the look at it
+      if not (options.read_only and left):
+        raise
+  raise AssertionError('unreachable')
+
+
 def _steps(path: epath.Path) -> Iterator[int]:
-  with ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+  with _open(path, ocp.CheckpointManagerOptions(read_only=True)) as manager:
     yield from sorted(manager.all_steps(), reverse=True)
 
 
@@ -301,7 +313,7 @@ def restore_arrays(run_dir: epath.PathLike) -> tuple[dict, int]:
   for step in _steps(path):
     found = True
     try:
-      with ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+      with _open(path, ocp.CheckpointManagerOptions(read_only=True)) as manager:
         about = manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))['data']
       with ocp.PyTreeCheckpointer() as reader:
         folder = path / str(step) / 'state'
