@@ -134,8 +134,13 @@ def test_the_video_itself_is_never_overwritten(small_bundle, demo_clip, tmp_path
   clip = shutil.copy(demo_clip, tmp_path / 'clip.mp4')
   before = clip.read_bytes()
   assert run(clip, '--bundle', small_bundle, '--out', tmp_path, '--duration', 1) == 2
-  assert 'the video itself' in told(capsys)
-  assert clip.read_bytes() == before
+  assert 'clip.mp4 is one of the files that are read' in told(capsys)
+  # Nor is it by what is made of another request.
+  manifest = tmp_path / 'm.jsonl'
+  manifest.write_text('{"video": "clip.mp4", "name": "a"}\n{"video": "clip.mp4", "name": "clip"}\n')
+  assert run(manifest, '--bundle', small_bundle, '--out', tmp_path, '--duration', 1) == 2
+  assert 'clip.mp4 is one of the files that are read' in told(capsys)
+  assert clip.read_bytes() == before and not (tmp_path / 'a.mp4').exists()
 
 
 @pytest.mark.parametrize(

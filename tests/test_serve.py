@@ -1,6 +1,7 @@
 """`v2meow serve` as people meet it: in a browser, and as those do who mean no good."""
 
 import contextlib
+import http.client
 import io
 import os
 import pathlib
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import av
@@ -65,7 +67,7 @@ def servers(small_bundle, demo_clip, tmp_path_factory):
   shutil.copy(demo_clip, examples)
   made = [
     Server(small_bundle, folder / 'open', '--examples', examples, '--max_seconds', 40),
-    Server(small_bundle, folder / 'locked', '--password_file', folder / 'password', '--max_stored', 0.5),
+    Server(small_bundle, folder / 'locked', '--password_file', folder / 'password', '--max_stored', 1.5),
   ]
   yield [server.wait() for server in made]
   for server in made:
@@ -208,7 +210,12 @@ def test_names_of_uploads_lead_nowhere(server, name):
 
 def test_files_of_this_machine_are_out_of_reach(server, small_bundle, demo_clip):
   for path in ('/etc/hostname', small_bundle / 'bundle.json', demo_clip):
-    assert httpx.get(f'{server.url}/gradio_api/file={path}').status_code == 403
+    assert httpx.get(f'{server.url}/gradio_api/file={path}').status_code == 404
+  (inside,) = server.folder.glob('v2meow_serve_*')
+  for path in (f'{inside}/../log', f'{inside}/page/..%2f../log', f'{inside}/page/%2e%2e/%2e%2e/log'):
+    around = http.client.HTTPConnection('127.0.0.1', server.port)  # which leaves the dots as they are
+    around.request('GET', f'/gradio_api/file={path}')
+    assert around.getresponse().status in (403, 404)
   functions = httpx.get(f'{server.url}/config').json()['dependencies']
   work = next(function for function in functions if function['api_name'] == 'work')
   inputs = [{'path': str(demo_clip), 'meta': {'_type': 'gradio.FileData'}}] + [1] * (len(work['inputs']) - 1)
@@ -257,6 +264,7 @@ def test_it_ends_in_order_and_leaves_nothing(servers):
   [
     (('--max_seconds', '0'), 'max_seconds'),
     (('--port', '70000'), 'port'),
+    (('--host', '::1'), 'host'),
     (('--examples', 'nowhere'), 'no such folder'),
     (('--password_file', 'nowhere'), 'nowhere'),
     (('--bundle', 'nowhere'), 'bundle.json'),
@@ -272,11 +280,31 @@ def test_a_port_that_is_taken(small_bundle, server, capsys):
   assert str(server.port) in capsys.readouterr().err
 
 
-def test_parts_of_broken_uploads_are_swept_when_old(tmp_path):
-  old, new, accepted = tmp_path / 'tmp1', tmp_path / 'tmp2', tmp_path / 'hash' / 'a.mp4'
-  accepted.parent.mkdir()
-  for path in (old, new, accepted):
+def test_what_was_left_is_swept_when_old(tmp_path):
+  page, work = tmp_path / 'page', tmp_path / 'work'
+  broken, coming = page / 'tmp1', page / 'tmp2'
+  accepted, left, making = page / 'hash' / 'a.mp4', work / 'piece1' / 'a.wav', work / 'piece2' / 'a.wav'
+  emptied = page / 'other'
+  for path in (broken, coming, accepted, left, making, emptied / 'a'):
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b'0')
-  os.utime(old, (0, 0))
+  (emptied / 'a').unlink()
+  for path in (broken, accepted, left, emptied):
+    os.utime(path, (0, 0))
   serve._sweep(str(tmp_path), 60)
-  assert not old.exists() and new.exists() and accepted.exists()
+  assert not any(path.exists() for path in (broken, left, emptied))
+  assert all(path.exists() for path in (coming, accepted, making))
+  os.utime(left.parent, (0, 0))
+  serve._sweep(str(tmp_path), 60)
+  assert not left.parent.exists() and page.exists() and work.exists()
+
+
+def test_all_that_is_written_lies_in_one_folder_that_goes(tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+  monkeypatch.setenv('GRADIO_TEMP_DIR', 'elsewhere')
+  with serve._own_folder() as folder:
+    handle, path = tempfile.mkstemp()
+    os.close(handle)
+    assert pathlib.Path(path).is_relative_to(folder)
+    assert pathlib.Path(os.environ['GRADIO_TEMP_DIR']).is_relative_to(folder)
+  assert not list(tmp_path.iterdir()) and tempfile.tempdir == str(tmp_path)

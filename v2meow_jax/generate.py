@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import pathlib
 import sys
 import time
@@ -75,10 +76,7 @@ def main(argv: list[str] | None = None) -> int:
   failures: dict[str, str] = {}
   # Before the model is loaded: the answer to a wrong file should be quick.
   good = [task for task in tasks if _readable(task, failures, alone=len(tasks) == 1)]
-  for task in good:
-    film, video = args.out / f'{task.name}.mp4', task.request.video
-    if video is not None and film.exists() and film.samefile(video):
-      raise errors.ConfigError(f'--out: {film} is the video itself; name another folder')
+  _check_places(args.out, good)
   compiled.keep()
   from v2meow_jax import bundle
   from v2meow_jax.generation import results
@@ -88,7 +86,9 @@ def main(argv: list[str] | None = None) -> int:
   loaded = bundle.load(args.bundle)
   pipeline = loaded.pipeline(dtype=args.dtype, rows=args.rows, clap=args.clap)
   sampling = _sampling(args, {runner.stage.name: runner.sampling for runner in pipeline.stages})
-  about = {task.name: results.describe(task.request, loaded.digest, sampling) for task in good}
+  about = {
+    task.name: results.describe(task.request, loaded.digest, sampling, args.dtype, target) for task in good
+  }
   done = [task for task in good if args.resume and results.complete(args.out, task.name, about[task.name])]
   todo = [task for task in good if task not in done]
   if done:
@@ -207,13 +207,32 @@ def _readable(task: Task, failures: dict[str, str], alone: bool) -> bool:
   return True
 
 
+def _check_places(out: pathlib.Path, tasks: list[Task]) -> None:
+  """Raises `errors.ConfigError` where a result would take the place of something that is read."""
+  from v2meow_jax.generation import results
+
+  given = {}
+  for task in tasks:
+    for path in (task.request.video, task.request.style, task.request.beginning):
+      if path is not None and os.path.exists(path):
+        status = os.stat(path)
+        given[status.st_dev, status.st_ino] = path
+  for task in tasks:
+    for suffix in results.SUFFIXES:
+      path = out / f'{task.name}.{suffix}'
+      if path.exists() and (path.stat().st_dev, path.stat().st_ino) in given:
+        raise errors.ConfigError(f'--out: {path} is one of the files that are read; name another folder')
+
+
 def _generate(
   pipeline: 'Pipeline', group: list[Task], sampling: dict, failures: dict[str, str], alone: bool
 ) -> list['Generated | None']:
   """What was made of each; where one of several spoils it for all, each is tried alone."""
 
+  stages = {runner.stage.name for runner in pipeline.stages}
+
   def progress(name: str, done: int, total: int) -> None:
-    _tell(f'{name}: window {done} of {total}')
+    _tell(f'{name}: {"window " if name in stages else ""}{done} of {total}')
 
   try:
     return list(

@@ -91,8 +91,9 @@ def build(pipeline: Pipeline, bundle: Bundle, limits: Limits, examples: Sequence
       work, list(inputs.values()), [status, film, sound, picture, files],
       show_progress='hidden', concurrency_limit=1, api_visibility='private',
     )  # fmt: skip
-    stop.click(
-      lambda: '<p>Stopped.</p>', None, status, cancels=[running], queue=False, api_visibility='private'
+    # One after the other: what the work told last must not come after the word that it ended.
+    stop.click(lambda: None, cancels=[running], queue=False, api_visibility='private').then(
+      lambda: '<p>Stopped.</p>', None, status, queue=False, api_visibility='private'
     )
   return page
 
@@ -163,14 +164,20 @@ def _sampling(pipeline: Pipeline, asked: dict[str, Any]) -> dict[str, Sampling]:
 
 
 def _progress(pipeline: Pipeline, working: Working) -> str:
-  lines = []
-  for runner in pipeline.stages:
-    done, total = working.windows.get(runner.stage.name, (0, 0))
+  lines, stages = [], [runner.stage.name for runner in pipeline.stages]
+  for name in stages:
+    done, total = working.parts.get(name, (0, 0))
     lines.append(
-      f'<span>{html.escape(runner.stage.name)}</span><progress value="{done}" max="{total or 1}"></progress>'
+      f'<span>{html.escape(name)}</span><progress value="{done}" max="{total or 1}"></progress>'
       f'<span>{f"window {done} of {total}" if total else "to come"}</span>'
     )
-  now = 'Making music' if working.windows else 'Waiting, then looking at the video'
+  encoded = [
+    100 * done // max(total, 1) for name, (done, total) in working.parts.items() if name not in stages
+  ]
+  if set(stages) & set(working.parts):
+    now = 'Making music'
+  else:
+    now = f'Looking at the video: {min(encoded)}%' if encoded else 'Waiting, then looking at the video'
   return f'<p>{now}; {html.escape(working.ahead)}</p><div class="stages">{"".join(lines)}</div>'
 
 

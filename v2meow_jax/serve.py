@@ -10,12 +10,12 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Any
+from collections.abc import Iterator
 
 from v2meow_jax import cli, compiled, errors
 from v2meow_jax.media import probe
 
-LOCAL = ('127.0.0.1', 'localhost', '::1')
+LOCAL = ('127.0.0.1', 'localhost')
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,25 +40,28 @@ def main(argv: list[str] | None = None) -> int:
       raise errors.ConfigError(f'--{name}: {getattr(args, name):g} is not a positive number')
   if not 0 < args.port < 2**16:
     raise errors.ConfigError(f'--port: {args.port} is not between 1 and 65535')
+  if ':' in args.host:
+    raise errors.ConfigError(f'--host: {args.host} is not a name or an IPv4 address')
   examples = probe.videos_in(args.examples) if args.examples else []
   password = _password(args.password_file)
   if password is None and args.host not in LOCAL:
     print(f'v2meow: whoever reaches {args.host} can use this page; see --password_file', file=sys.stderr)
 
-  with tempfile.TemporaryDirectory(prefix='v2meow_serve_') as folder:
-    # Read by Gradio when it is imported: uploads stay in a folder that goes when the page does, nothing is
-    # told to anyone, and no other process is needed.
-    os.environ |= {'GRADIO_TEMP_DIR': folder, 'GRADIO_ANALYTICS_ENABLED': 'False', 'GRADIO_SSR_MODE': 'False'}
+  signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the page is there, as Ctrl-C ends it
+  with _own_folder() as folder:
+    # Read by Gradio when it is imported: nothing is told to anyone, and no other process is needed.
+    os.environ |= {'GRADIO_ANALYTICS_ENABLED': 'False', 'GRADIO_SSR_MODE': 'False'}
     try:
       import gradio  # noqa: F401
     except ImportError as error:
       raise errors.ConfigError('the page needs Gradio; install v2meow-jax with the extra "app"') from error
-    from v2meow_jax import bundle, page, studio
+    from v2meow_jax import bundle, gate, page, studio
 
     compiled.keep()
     loaded = bundle.load(args.bundle)
     pipeline = loaded.pipeline(dtype=args.dtype, rows=args.rows, clap=args.clap)
     limits = studio.Limits(args.max_seconds, args.keep_minutes)
+    largest = round(args.max_megabytes * 2**20)
     app = page.build(pipeline, loaded, limits, examples)
     app.queue(max_size=args.max_waiting, default_concurrency_limit=1, api_open=False)
     app.launch(
@@ -66,14 +69,14 @@ def main(argv: list[str] | None = None) -> int:
       server_port=args.port,
       auth=None if password is None else lambda _, given: hmac.compare_digest(given.encode(), password),
       auth_message='Any name will do; the password is the one that you were told.',
-      max_file_size=round(args.max_megabytes * 2**20),
+      max_file_size=largest,
       share=False,
       ssr_mode=False,
       mcp_server=False,
       pwa=False,
       run_history=False,
       footer_links=[],
-      app_kwargs={'middleware': [(_Room, (folder, args.max_stored * 2**20), {})]},
+      app_kwargs={'middleware': [(gate.Gate, (folder, args.max_stored * 2**20, largest), {})]},
       quiet=True,
       prevent_thread_lock=True,
       theme=page.theme(),
@@ -89,38 +92,41 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
-class _Room:
-  """ASGI middleware: no uploads while the folder is full."""
-
-  def __init__(self, app: Any, folder: str, most: float):
-    self.app, self.folder, self.most = app, folder, most
-
-  async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-    uploads = scope['type'] == 'http' and scope['method'] == 'POST' and scope['path'].endswith('/upload')
-    if uploads and _stored(self.folder) > self.most:
-      from starlette.responses import PlainTextResponse
-
-      answer = PlainTextResponse('There is no room left here; try again later.', 507)
-      await answer(scope, receive, send)
-    else:
-      await self.app(scope, receive, send)
-
-
-def _stored(folder: str) -> int:
-  """Bytes of the files in a folder, of which some may go meanwhile."""
-  total = 0
-  for path in pathlib.Path(folder).rglob('*'):
-    with contextlib.suppress(FileNotFoundError):
-      total += path.stat().st_size
-  return total
+@contextlib.contextmanager
+def _own_folder() -> Iterator[str]:
+  """All that this process writes: what Gradio keeps in `page`, the rest in `work`; it goes in the end."""
+  before = tempfile.tempdir
+  with tempfile.TemporaryDirectory(prefix='v2meow_serve_') as folder:
+    folder = os.path.realpath(folder)
+    os.environ['GRADIO_TEMP_DIR'] = os.path.join(folder, 'page')
+    tempfile.tempdir = os.path.join(folder, 'work')
+    os.mkdir(os.environ['GRADIO_TEMP_DIR'])
+    os.mkdir(tempfile.tempdir)
+    try:
+      yield folder
+    finally:
+      tempfile.tempdir = before
 
 
 def _sweep(folder: str, age: float) -> None:
-  """Deletes parts of uploads that were refused or broke off; Gradio deletes what it accepted."""
-  for path in pathlib.Path(folder).iterdir():
-    with contextlib.suppress(FileNotFoundError):
-      if path.is_file() and time.time() - path.stat().st_mtime > age:
-        path.unlink()
+  """Deletes what was left: parts of uploads that were refused or broke off, pieces, empty folders.
+
+  What Gradio accepted, and the examples, lie in folders within `page`; Gradio deletes what is to go of them.
+  """
+  page = os.path.join(folder, 'page')
+
+  def old(path: str) -> bool:
+    return time.time() - os.stat(path).st_mtime > age
+
+  for place, _, names in os.walk(folder, topdown=False):
+    for path in (os.path.join(place, name) for name in names if not place.startswith(page + os.sep)):
+      with contextlib.suppress(FileNotFoundError):
+        if old(path):
+          os.unlink(path)
+    if os.path.dirname(place) not in (folder, os.path.dirname(folder)):
+      with contextlib.suppress(OSError):  # it is not empty
+        if old(place):
+          os.rmdir(place)
 
 
 def _password(path: pathlib.Path | None) -> bytes | None:

@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import queue
 import re
 import tempfile
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from v2meow_jax import errors
@@ -16,10 +17,12 @@ from v2meow_jax.generation.pipeline import Pipeline
 from v2meow_jax.generation.request import Request
 from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.generation.score import Progress
-from v2meow_jax.media import probe
+from v2meow_jax.media import loudness, probe
 
-PIXELS = 4096 * 2304  # of a picture: one frame of a small file can fill all memory
-FRAME_RATE = 240  # Hz: a small file can hold more frames than anyone waits for
+# A small file can hold pictures that fill all memory, and more of them than anyone waits for.
+PIXELS = 4096 * 2304  # of a picture
+FRAME_RATE = 240  # Hz
+PIXEL_RATE = 60 * PIXELS  # a second
 TICK = 0.5  # seconds after which it is told that work goes on
 
 
@@ -42,11 +45,12 @@ class Working:
 
   Attributes:
     ahead: how long it will take.
-    windows: by stage, of those that have begun: windows that are done, and all.
+    parts: of those that have begun, by name: how many windows of a stage, or elements of a stream that is
+      encoded, are done, and how many there are.
   """
 
   ahead: str
-  windows: dict[str, tuple[int, int]]
+  parts: dict[str, tuple[int, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,66 +83,81 @@ class Studio:
 
   def __init__(self, pipeline: Pipeline, digest: str, limits: Limits):
     self.pipeline, self.limits, self._digest = pipeline, limits, digest
-    # A piece that nobody waits for works on to the end of a window; the next one waits for that.
+    # A piece that nobody waits for goes on to the end of a step; the next one waits for that.
     self._alone = threading.Lock()
 
   def make(self, wanted: Request, sampling: dict[str, Sampling]) -> Generator[Working | Made]:
     """Tells how it goes, at least twice a second, and what was made; its files are there for one step.
 
-    Left early, the work ends with its window.
+    Left early, the work ends with its step: a window, a block of the video or of the film, the codec.
 
     Raises:
       errors.InputError: the page does not allow it, the models cannot do it, or a file cannot be read.
     """
     self.check(wanted)
     ahead = str(self.pipeline.estimate([wanted], sampling)).partition(';')[0]
-    windows: dict[str, tuple[int, int]] = {}
+    parts: dict[str, tuple[int, int]] = {}
     yield Working(ahead, {})
     with (
-      tempfile.TemporaryDirectory(prefix='v2meow_piece_') as folder,
+      # Left early, the work may be writing yet.
+      tempfile.TemporaryDirectory(prefix='v2meow_piece_', ignore_cleanup_errors=True) as folder,
       contextlib.closing(self._in_background(wanted, sampling, pathlib.Path(folder))) as events,
     ):
       for event in events:
         if isinstance(event, Made):
           yield event
         else:
-          windows |= event
-          yield Working(ahead, dict(windows))
+          parts |= event
+          yield Working(ahead, dict(parts))
 
   def check(self, wanted: Request) -> None:
     """Raises `errors.InputError` where the request asks for more than is done for strangers."""
-    if wanted.video is not None and (shown := probe.probe(wanted.video).video) is not None:
-      if shown.width * shown.height > PIXELS:
-        raise errors.MediaError(
-          f'{wanted.video}: its pictures have {shown.width} x {shown.height} pixels; make it smaller'
-        )
-      if shown.frame_rate and shown.frame_rate > FRAME_RATE:
-        raise errors.MediaError(
-          f'{wanted.video}: {float(shown.frame_rate):.0f} frames a second are more than {FRAME_RATE}'
-        )
     if wanted.seconds > self.limits.seconds:
       raise errors.ConfigError(
         f'{wanted.seconds:.0f} s are asked for, and at most {self.limits.seconds:g} s are made here; '
         'give a smaller number of seconds'
       )
+    if wanted.video is not None and (shown := probe.probe(wanted.video).video) is not None:
+      pixels = shown.width * shown.height
+      if pixels > PIXELS:
+        raise errors.MediaError(
+          f'{wanted.video}: its pictures have {shown.width} x {shown.height} pixels; make it smaller'
+        )
+      # Counted, since what a file says of its frame rate need not be so.
+      rate = min(FRAME_RATE, PIXEL_RATE / pixels)
+      most = math.ceil(rate * (wanted.seconds + 1))
+      if probe.count_pictures(wanted.video, wanted.seconds, most) > most:
+        raise errors.MediaError(
+          f'{wanted.video}: at {shown.width} x {shown.height} pixels more than {rate:.0f} frames a second '
+          'are too many'
+        )
+    sound = None if wanted.style is None else probe.probe(wanted.style).audio
+    if sound is not None and sound.duration > self.limits.seconds:
+      raise errors.MediaError(
+        f'{wanted.style}: {sound.duration:.0f} s of sound are more than {self.limits.seconds:g} s; '
+        'cut out a part of it'
+      )
 
   def _in_background(
     self, wanted: Request, sampling: dict[str, Sampling], folder: pathlib.Path
   ) -> Generator[dict[str, tuple[int, int]] | Made]:
-    """What has changed of the windows, now and then nothing, and the end."""
+    """What has changed of the parts, now and then nothing, and the end."""
     told: queue.SimpleQueue = queue.SimpleQueue()
     left = threading.Event()
 
-    def progress(name: str, done: int, total: int) -> None:
+    def watch() -> None:
       if left.is_set():
         raise _Left
+
+    def progress(name: str, done: int, total: int) -> None:
+      watch()
       told.put({name: (done, total)})
 
     def run() -> None:
       try:
         with self._alone:
-          if not left.is_set():
-            told.put(self._make(wanted, sampling, folder, progress))
+          watch()
+          told.put(self._make(wanted, sampling, folder, progress, watch))
       except Exception as error:
         told.put(error)
 
@@ -157,13 +176,21 @@ class Studio:
       left.set()
 
   def _make(
-    self, wanted: Request, sampling: dict[str, Sampling], folder: pathlib.Path, progress: Progress
+    self,
+    wanted: Request,
+    sampling: dict[str, Sampling],
+    folder: pathlib.Path,
+    progress: Progress,
+    watch: Callable[[], None],
   ) -> Made:
     made = self.pipeline.generate_batch([wanted], sampling=sampling, progress=progress)[0]
+    watch()
+    dtype = self.pipeline.stages[0].model.config.dtype
+    about = results.describe(wanted, self._digest, sampling, dtype, loudness.MUSIC)
     # Where files lie on this machine is nobody's business.
-    names = {key: pathlib.Path(value).name for key in ('video', 'style') if (value := getattr(wanted, key))}
-    about = results.describe(dataclasses.replace(wanted, **names), self._digest, sampling)
+    asked = about['request']
+    asked |= {key: pathlib.Path(asked[key]).name for key in ('video', 'style') if asked[key]}
     name = re.sub(r'[^\w-]+', '_', pathlib.Path(wanted.video or 'music').stem)[:60].strip('_') or 'music'
-    paths = results.write(folder, name, self.pipeline, made, wanted, about, playable=True)
+    paths = results.write(folder, name, self.pipeline, made, wanted, about, playable=True, watch=watch)
     length = len(made.audio) / made.sample_rate
     return Made({path.suffix[1:]: str(path) for path in paths}, length, made.seconds)

@@ -10,6 +10,7 @@ from fractions import Fraction
 import jax
 import numpy as np
 import pytest
+import soundfile
 
 from v2meow_jax import bundle, errors
 from v2meow_jax.encoders import motion
@@ -194,6 +195,42 @@ def test_bfloat16_is_near_float32(small_bundle, demo_clip):
 def test_requests_that_make_no_sense(settings, words):
   with pytest.raises(errors.ConfigError, match=words):
     Request('x.mp4', **settings)
+
+
+def test_reading_is_told_and_what_that_raises_ends_it(pipeline, requests):
+  told = []
+  pipeline.generate_batch(requests[1:2], progress=lambda *args: told.append(args))
+  names = [name for name, *_ in told]
+  assert names[0] == 'video/motion' and {'semantic', 'coarse', 'fine'} <= set(names)
+  assert all(done <= total for _, done, total in told)
+
+  def refuse(*_):
+    raise InterruptedError
+
+  with pytest.raises(InterruptedError):
+    pipeline.generate_batch(requests, progress=refuse)
+
+
+def test_a_batch_holds_no_more_than_one_file_open(pipeline, demo_clip):
+  folder, most = pathlib.Path('/proc/self/fd'), []
+  if not folder.exists():
+    pytest.skip('this system does not show open files')
+
+  def count(*_):
+    most.append(sum(str(demo_clip) == os.readlink(path) for path in folder.iterdir() if path.is_symlink()))
+
+  pipeline.generate_batch([Request(demo_clip, seed=n, duration=0.9) for n in range(3)], progress=count)
+  assert max(most) <= 1
+
+
+def test_a_recording_of_hours_is_refused(pipeline, demo_clip, tmp_path):
+  path = tmp_path / 'long.flac'
+  soundfile.write(path, np.zeros(1000 * 3700, np.int16), 1000)
+  with pytest.raises(errors.MediaError, match='more than an hour'):
+    pipeline.generate(demo_clip, beginning=path, duration=1)
+  assert (
+    pipeline.generate(demo_clip, beginning=path, beginning_seconds=0.5, duration=1).audio.shape[0] == 8000
+  )
 
 
 def test_a_prompt_for_models_that_read_none(pipeline, demo_clip):

@@ -157,3 +157,28 @@ def test_fails_whole(tmp_path, constant, sound, truncated, click):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert os.listdir(tmp_path) == ['out.mp4'] and out.read_bytes() == b'before'
+
+
+def test_for_browsers_a_large_film_is_made_smaller(tmp_path, click):
+  picture = np.full((1250, 2500, 3), 90, np.uint8)
+  source = write_video(tmp_path / 'a.mp4', range(2), Fraction(1, 10), 'mpeg4', picture=picture)
+  for playable, expected in ((True, (1920, 960)), (False, (2500, 1250))):
+    out = tmp_path / f'{playable}.mp4'
+    mux.mux(source, click, 44_100, out, playable=playable)
+    made = probe.probe(out).video
+    assert (made.width, made.height) == expected
+    assert len(times(out)) == 2
+
+
+@pytest.mark.parametrize('after', [0, 5])
+def test_what_watch_raises_ends_the_writing(tmp_path, constant, click, after):
+  calls = []
+
+  def watch():
+    calls.append(1)
+    if len(calls) > after:
+      raise InterruptedError
+
+  with pytest.raises(InterruptedError):
+    mux.mux(constant, click, 44_100, tmp_path / 'out.mp4', watch=watch)
+  assert len(calls) == after + 1 and not list(tmp_path.glob('*out*'))

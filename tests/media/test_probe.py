@@ -138,3 +138,27 @@ def test_a_colon_in_the_name(tmp_path, constant):
   path = tmp_path / 'http:a.mp4'
   path.write_bytes(constant.read_bytes())
   assert probe.probe(path).duration == 3.0
+
+
+@pytest.mark.parametrize('name, codec', [('a.mp4', 'libx264'), ('a.mkv', 'libx264'), ('a.avi', 'mpeg4')])
+def test_pictures_are_counted_by_their_times(tmp_path, name, codec):
+  path = write_video(tmp_path / name, range(30), Fraction(1, 10), codec)
+  assert probe.count_pictures(path, 60, 100) == 30
+  assert probe.count_pictures(path, 1.5, 100) == 15
+  assert probe.count_pictures(path, 60, 20) == 21
+
+
+def test_pictures_that_grow_midway_do_not_fill_the_memory(tmp_path):
+  parts = []
+  for number, shape in enumerate(((48, 64), (2400, 4096))):
+    picture = np.full((*shape, 3), 90, np.uint8)
+    path = tmp_path / f'{number}.ts'
+    write_video(path, range(10 * number, 10 * number + 10), Fraction(1, 10), 'libx264', picture=picture)
+    parts.append(path.read_bytes())
+  both = tmp_path / 'both.ts'
+  both.write_bytes(b''.join(parts))
+  seen = []
+  with probe.open_media(both) as container, pytest.raises(av.error.FFmpegError):
+    for frame in container.decode(video=0):
+      seen.append((frame.width, frame.height))
+  assert set(seen) == {(64, 48)}

@@ -111,7 +111,7 @@ class Pipeline:
     Args:
       video, prompt, style, beginning, beginning_seconds, seed, duration: of the request.
       sampling: by stage name, instead of the bundle's.
-      progress: called as windows are done.
+      progress: called as windows are done, and as the video is read; what it raises ends the work.
 
     Raises:
       errors.MediaError: a file cannot be read.
@@ -128,12 +128,7 @@ class Pipeline:
     progress: Progress = lambda name, done, total: None,
   ) -> list[Generated]:
     """Several pieces, of any lengths, decoded side by side; their timings are those of all together."""
-    score, seconds = self._begin(requests, sampling, progress)
-    began = time.perf_counter()
-    for piece in score.pieces:  # what cannot be read is told before anything is made
-      for elements in piece.streams.values():
-        elements.all()
-    seconds['encode'] += time.perf_counter() - began
+    score, seconds = self._begin(requests, sampling, progress, whole=True)
     end = max(piece.duration for piece in score.pieces)
     for place in range(len(self.stages)):  # one stage after the other, so that windows share batches
       score.fill(end, place)
@@ -172,7 +167,7 @@ class Pipeline:
     the video, and no more. Together the blocks are what `generate` returns, up to the order of the codec's
     sums.
     """
-    score, _ = self._begin([wanted], sampling, progress)
+    score, _ = self._begin([wanted], sampling, progress, whole=False)
     target, rate = self.codec.stream, self.codec.sample_rate
     layout = score.stages[-1].layouts[0]
     # The first window in full, then what each adds: few sizes, so the codec is compiled for few.
@@ -213,18 +208,37 @@ class Pipeline:
     return [(sampling or {}).get(runner.stage.name, runner.sampling) for runner in self.stages]
 
   def _begin(
-    self, requests: Sequence[Request], sampling: Mapping[str, Sampling] | None, progress: Progress
+    self,
+    requests: Sequence[Request],
+    sampling: Mapping[str, Sampling] | None,
+    progress: Progress,
+    whole: bool,
   ) -> tuple[Score, dict[str, float]]:
+    """The pieces, encoded whole or as far as they are asked for later, and how long that took."""
     stages = [runner.stage for runner in self.stages]
     for wanted in requests:
       request.check(wanted, self.encoders, stages)
     began = time.perf_counter()
-    pieces = [request.encode(wanted, self.encoders, self._beginners()) for wanted in requests]
+    pieces = []
+    for wanted in requests:
+      piece = request.encode(wanted, self.encoders, self._beginners())
+      if whole:  # before the next: each holds its file open until it is read
+        self._read(piece, progress)
+      pieces.append(piece)
     score = Score(
       self.stages, self._samplings(sampling), pieces, self._generate,
       rows=self.rows, multiple=self._multiple, progress=progress,
     )  # fmt: skip
     return score, {'encode': time.perf_counter() - began}
+
+  def _read(self, piece: request.Piece, progress: Progress) -> None:
+    streams = {encoder.stream.name: encoder.stream for encoder in self.encoders}
+    for name, elements in piece.streams.items():
+      total = streams[name].length(float(piece.duration))
+      more = True
+      while more:
+        progress(name, len(elements), total)
+        more = elements.more()
 
   def _beginners(self) -> list[Encoder]:
     targets = {runner.stage.target.stream.name for runner in self.stages}

@@ -193,4 +193,6 @@ def _recording(path: str | os.PathLike, seconds: float | None = None) -> MediaCl
   if info.audio is None:
     raise errors.MediaError(f'{path}: there is no sound in it')
   length = info.audio.duration
+  if min(length, seconds or length) > LONGEST:
+    raise errors.MediaError(f'{path}: {length:.0f} s of sound are more than an hour; cut out a part of it')
   return MediaClip(None, str(path), 0.0, min(length, seconds or length))

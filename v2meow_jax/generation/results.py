@@ -3,26 +3,30 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from v2meow_jax import __version__, description, files
 from v2meow_jax.generation import picture
 from v2meow_jax.generation.pipeline import Generated, Pipeline
-from v2meow_jax.generation.request import Request
+from v2meow_jax.generation.request import Request, fingerprint
 from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.media import audio, loudness, mux
 
 SUFFIXES = ('mp4', 'wav', 'png', 'json')
 
 
-def describe(wanted: Request, digest: str, sampling: Mapping[str, Sampling]) -> dict[str, Any]:
+def describe(
+  wanted: Request, digest: str, sampling: Mapping[str, Sampling], dtype: str, target: float
+) -> dict[str, Any]:
   """What the results' JSON says: enough to make them again.
 
   Args:
     wanted: what was asked for.
     digest: the bundle's.
     sampling: by stage.
+    dtype: of the stages.
+    target: loudness of the music, in LUFS.
   """
   asked = {key: value if value is None or isinstance(value, int | float) else str(value)
            for key, value in dataclasses.asdict(wanted).items()}  # fmt: skip
@@ -30,15 +34,21 @@ def describe(wanted: Request, digest: str, sampling: Mapping[str, Sampling]) -> 
     'v2meow_jax': __version__,
     'bundle': digest,
     'request': asked,
+    'fingerprint': None if wanted.video is None else fingerprint(wanted.video),
     'sampling': description.describe(dict(sampling)),
+    'dtype': dtype,
+    'loudness': target,
   }
 
 
 def complete(folder: pathlib.Path, name: str, about: dict[str, Any]) -> bool:
   """Whether the results of just this are there; the JSON is written last."""
+  wanted = [suffix for suffix in SUFFIXES if suffix != 'mp4' or about['request']['video'] is not None]
+  if not all((folder / f'{name}.{suffix}').is_file() for suffix in wanted):
+    return False
   try:
-    return json.loads((folder / f'{name}.json').read_text()) == json.loads(json.dumps(about))
-  except (OSError, json.JSONDecodeError):
+    return json.loads((folder / f'{name}.json').read_bytes()) == json.loads(json.dumps(about))
+  except (OSError, ValueError):  # not JSON, or not even text
     return False
 
 
@@ -52,6 +62,7 @@ def write(
   *,
   target: float = loudness.MUSIC,
   playable: bool = False,
+  watch: Callable[[], None] = lambda: None,
 ) -> list[pathlib.Path]:
   """Writes the music (.wav), with the video's pictures (.mp4), drawn (.png), and `about` (.json), the last.
 
@@ -64,6 +75,7 @@ def write(
     about: see `describe`.
     target: loudness of the music, in LUFS.
     playable: the film's pictures are encoded again where browsers would not play them.
+    watch: called all the time while the film is written; what it raises ends the writing.
 
   Returns:
     the files' paths.
@@ -76,7 +88,7 @@ def write(
     del paths['mp4']
   else:
     seconds = len(music) / made.sample_rate
-    mux.mux(wanted.video, music, made.sample_rate, paths['mp4'], seconds, playable=playable)
+    mux.mux(wanted.video, music, made.sample_rate, paths['mp4'], seconds, playable=playable, watch=watch)
   told = dataclasses.replace(made, audio=music)
   picture.draw(paths['png'], told, pipeline.shown(made), f'{name}, seed {wanted.seed}')
   files.write_text(paths['json'], json.dumps(about, indent=2) + '\n')

@@ -21,7 +21,8 @@ from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.stages import Stage
 from v2meow_jax.streams import Stream, crop
 
-Progress = Callable[[str, int, int], None]  # stage, windows done, windows in all
+# Of a stage by name: windows done, and in all; of a stream that is encoded: elements.
+Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import heapq
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +19,7 @@ _AAC_BIT_RATE = 192_000
 # What the browsers of today play from an MP4, and how the pixels are to be stored.
 _PLAYABLE = {'h264', 'vp9', 'av1'}
 _PIXELS = {'yuv420p', 'yuvj420p'}
+_LONGER_SIDE = 1920
 _BLOCK = 65_536  # samples that are handed to the encoder at a time
 
 
@@ -30,6 +31,7 @@ def mux(
   duration: float | None = None,
   *,
   playable: bool = False,
+  watch: Callable[[], None] = lambda: None,
 ) -> None:
   """Writes an MP4 with the pictures of one file and the given sound, whole or not at all.
 
@@ -45,7 +47,8 @@ def mux(
     out_path: the MP4 to write or replace; it may be `video_path`.
     duration: seconds of video to keep; all of it if None. Copied frames which were encoded out of
       order stay where an earlier frame needs them, so that a few may outlast this.
-    playable: also encode again what browsers do not play.
+    playable: also encode again what browsers do not play, its longer side 1,920 pixels at most.
+    watch: called all the time; what it raises ends the writing.
 
   Raises:
     errors.MediaError: `video_path` cannot be read or has no video.
@@ -67,6 +70,7 @@ def mux(
       sound = _audio_packets(out, audio, sample_rate)
       count = 0
       for packet in heapq.merge(pictures, sound, key=lambda packet: packet.dts * packet.time_base):
+        watch()
         count += packet.stream.type == 'video'
         out.mux_one(packet)
       if not count:
@@ -88,9 +92,10 @@ def _video_packets(
       return _copied(source, stream, target, end)
   target = out.add_stream('libx264', rate=stream.average_rate or stream.guessed_rate or 25)
   target.pix_fmt = 'yuv420p'
-  target.options = {'crf': '18'}
+  # A browser does not wait for hours: what is shown in one is smaller and encoded faster.
+  target.options = {'crf': '18', 'preset': 'veryfast' if playable else 'medium'}
   target.codec_context.time_base = stream.time_base
-  return _encoded(source, stream, target, end)
+  return _encoded(source, stream, target, end, _LONGER_SIDE if playable else math.inf)
 
 
 def _copied(source: InputContainer, stream: Any, target: Any, end: Any) -> Iterator[Any]:
@@ -143,7 +148,7 @@ def _backdated(packets: list[Any], before: Any) -> list[Any]:
   return packets
 
 
-def _encoded(source: InputContainer, stream: Any, target: Any, end: Any) -> Iterator[Any]:
+def _encoded(source: InputContainer, stream: Any, target: Any, end: Any, longer: float) -> Iterator[Any]:
   zero, last, size = stream.start_time or 0, -1, None
   for tick, frame in frames.timed_frames(source, stream):
     tick -= zero
@@ -153,7 +158,8 @@ def _encoded(source: InputContainer, stream: Any, target: Any, end: Any) -> Iter
       continue
     if size is None:
       # H.264 in 4:2:0 has even sides only.
-      size = max(2, frame.width // 2 * 2), max(2, frame.height // 2 * 2)
+      scale = min(1, longer / max(frame.width, frame.height))
+      size = [max(2, int(side * scale) // 2 * 2) for side in (frame.width, frame.height)]
       target.width, target.height = size
       if frame.rotation:
         target.set_display_rotation(frame.rotation)

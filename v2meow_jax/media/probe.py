@@ -32,6 +32,9 @@ _FORMATS = (
   'mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,tak,tta,vc1,w64,wav,webm,wtv,wv,yuv4mpegpipe'
 )
 
+_PIXELS = 4096 * 2304
+_ALIGNED = 128  # pixels that a codec may add to a side
+
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
 
 
@@ -116,6 +119,11 @@ def open_media(path: str | os.PathLike) -> Iterator[InputContainer]:
   with container:
     if _pick(container, 'video') is None and _pick(container, 'audio') is None:
       raise errors.MediaError(f'{name}: it holds no video or audio; give a video or audio file.')
+    for stream in container.streams.video:
+      if stream.codec_context is not None:
+        # Pictures that grow midway stay as large as the header says or as films are, or do not decode.
+        told = (stream.codec_context.width + _ALIGNED) * (stream.codec_context.height + _ALIGNED)
+        stream.codec_context.options = {'max_pixels': str(max(told, _PIXELS))}
     yield container
 
 
@@ -196,6 +204,23 @@ def probe(path: str | os.PathLike) -> MediaInfo:
       audio_info = AudioInfo(audio.sample_rate, audio.channels, durations[audio.index])
     total = float(max(max(ends.values()) - zero, 0))
     return MediaInfo(os.fspath(path), total, video_info, audio_info)
+
+
+def count_pictures(path: str | os.PathLike, seconds: float, most: int) -> int:
+  """Packets of the video within its first `seconds`, by the times that they carry; at most `most` + 1.
+
+  Raises:
+    errors.MediaError: as `open_media` does, or there is no video.
+  """
+  with open_media(path) as container:
+    stream = video_stream(container, path)
+    end = (stream.start_time or 0) + Fraction(seconds) / stream.time_base
+    count = 0
+    for packet in packets(container, stream):
+      count += packet.size > 0 and (packet.pts is None or packet.pts < end)
+      if count > most:
+        break
+    return count
 
 
 def rotation_of(frame: av.VideoFrame) -> int:
