@@ -67,6 +67,21 @@ def zero_batch(stage: Stage) -> dict:
   return batch
 
 
+def random_batch(stage: Stage, rows: int, seed: int = 0) -> dict:
+  """A batch of the right shapes, and nothing in it like anything else."""
+  rng = np.random.default_rng(seed)
+  batch = {}
+  for stream in stage.streams:
+    shape = (rows, stream.length(stage.crop_seconds), stream.width)
+    if stream.kind == 'tokens':
+      batch[stream.name] = rng.integers(0, stream.codes, shape).astype(np.int32)
+    else:
+      batch[stream.name] = rng.standard_normal(shape).astype(np.float32)
+    batch[f'{stream.name}/mask'] = np.ones(shape[:2], bool)
+    batch[f'{stream.name}/offset'] = np.zeros(rows, np.float32)
+  return batch
+
+
 def write_bundle(directory: pathlib.Path, dtype: str = 'float32', stablehlo: bool = False) -> pathlib.Path:
   """A whole bundle of untrained networks."""
   codec = make_codec()

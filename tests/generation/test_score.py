@@ -10,6 +10,7 @@ from fractions import Fraction
 import jax
 import numpy as np
 import pytest
+import small
 import soundfile
 
 from v2meow_jax import bundle, errors
@@ -249,6 +250,23 @@ def test_memory_that_runs_out_is_told_in_a_sentence(pipeline, demo_clip, monkeyp
     pipeline.generate(demo_clip, duration=1.0)
 
 
+def logits_of(runner, rows, each=None):
+  """Teacher-forced, of all rows at once or of `each` at a time."""
+  batch, apply = small.random_batch(runner.stage, rows), jax.jit(runner.model.apply)
+  each = each or rows
+  parts = [{name: value[i : i + each] for name, value in batch.items()} for i in range(0, rows, each)]
+  return np.concatenate([apply({'params': runner.params}, part) for part in parts])
+
+
+@pytest.mark.parametrize('place', range(3))
+def test_logits_do_not_depend_on_the_batch_size(pipeline, place):
+  runner = pipeline.stages[place]
+  together = logits_of(runner, rows=8)
+  assert together.std() > 0.1
+  for each in (1, 2):
+    np.testing.assert_allclose(logits_of(runner, rows=8, each=each), together, atol=1e-4)
+
+
 def test_a_mesh_gives_the_same_tokens(pipeline, small_bundle, demo_clip, tmp_path):
   program = pathlib.Path(__file__).with_name('sharded_program.py')
   flags = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
@@ -262,3 +280,5 @@ def test_a_mesh_gives_the_same_tokens(pipeline, small_bundle, demo_clip, tmp_pat
   for n, piece in enumerate(pipeline.generate_batch(requests)):
     for name, stream in piece.streams.items():
       np.testing.assert_array_equal(found[f'{n}|{name}'], stream)
+  for runner in pipeline.stages:
+    np.testing.assert_allclose(found[runner.stage.name], logits_of(runner, rows=4), atol=1e-4)

@@ -285,13 +285,14 @@ def abstract(state: Any) -> Any:
 
 def _open(path: epath.Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
   """A manager of the folder; one that only reads may do so while a run goes on in it."""
-  for left in reversed(range(LISTINGS)):
+  tries = LISTINGS if options.read_only else 1
+  while True:
+    tries -= 1
     try:
       return ocp.CheckpointManager(path, options=options)
     except FileNotFoundError:  # deleted between the listing and the look at it
-      if not (options.read_only and left):
+      if not tries:
         raise
-  raise AssertionError('unreachable')
 
 
 def _steps(path: epath.Path) -> Iterator[int]:
