@@ -78,7 +78,7 @@ def random_batch(stage: Stage, rows: int, seed: int = 0) -> dict:
     else:
       batch[stream.name] = rng.standard_normal(shape).astype(np.float32)
     batch[f'{stream.name}/mask'] = np.ones(shape[:2], bool)
-    batch[f'{stream.name}/offset'] = np.zeros(rows, np.float32)
+    batch[f'{stream.name}/offset'] = (0.1 * rng.standard_normal(rows)).astype(np.float32)
   return batch
 
 

@@ -20,9 +20,8 @@ from v2meow_jax.generation.score import Progress
 from v2meow_jax.media import loudness, probe
 
 # A small file can hold pictures that fill all memory, and more of them than anyone waits for.
-PIXELS = 4096 * 2304  # of a picture
 FRAME_RATE = 240  # Hz
-PIXEL_RATE = 60 * PIXELS  # a second
+PIXEL_RATE = 60 * probe.PIXELS  # a second
 TICK = 0.5  # seconds after which it is told that work goes on
 
 
@@ -119,7 +118,7 @@ class Studio:
       )
     if wanted.video is not None and (shown := probe.probe(wanted.video).video) is not None:
       pixels = shown.width * shown.height
-      if pixels > PIXELS:
+      if pixels > probe.PIXELS:
         raise errors.MediaError(
           f'{wanted.video}: its pictures have {shown.width} x {shown.height} pixels; make it smaller'
         )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import random_batch
 
 from v2meow_jax import stages
 from v2meow_jax.models import conditioning
@@ -30,17 +31,7 @@ def stage_of(pattern, conditions=CONDITIONS):
 
 
 def batch_of(stage, seed=0):
-  rng = np.random.default_rng(seed)
-  batch = {}
-  for stream in stage.streams:
-    shape = (BATCH, stream.length(stage.crop_seconds), stream.width)
-    if stream.kind == 'tokens':
-      batch[stream.name] = rng.integers(0, stream.codes, shape).astype(np.int32)
-    else:
-      batch[stream.name] = rng.standard_normal(shape).astype(np.float32)
-    batch[f'{stream.name}/mask'] = np.ones(shape[:2], bool)
-    batch[f'{stream.name}/offset'] = (0.1 * rng.standard_normal(BATCH)).astype(np.float32)
-  return batch
+  return random_batch(stage, BATCH, seed)
 
 
 def random_like(init, *args):

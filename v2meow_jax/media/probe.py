@@ -32,7 +32,7 @@ _FORMATS = (
   'mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,tak,tta,vc1,w64,wav,webm,wtv,wv,yuv4mpegpipe'
 )
 
-_PIXELS = 4096 * 2304
+PIXELS = 4096 * 2304  # of a picture: 4K in every shape
 _ALIGNED = 128  # pixels that a codec may add to a side
 
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
@@ -123,7 +123,7 @@ def open_media(path: str | os.PathLike) -> Iterator[InputContainer]:
       if stream.codec_context is not None:
         # Pictures that grow midway stay as large as the header says or as films are, or do not decode.
         told = (stream.codec_context.width + _ALIGNED) * (stream.codec_context.height + _ALIGNED)
-        stream.codec_context.options = {'max_pixels': str(max(told, _PIXELS))}
+        stream.codec_context.options = {'max_pixels': str(max(told, PIXELS))}
     yield container
 
 
