@@ -35,7 +35,7 @@ def demo_clip() -> pathlib.Path:
 def small_dataset(small_bundle, demo_clip, tmp_path_factory) -> pathlib.Path:
   """The demo clip twice, once in each split, with all streams by the small bundle; not to be changed."""
   pytest.importorskip('tensorflow_datasets', reason='preparing is part of the extra "train"')
-  from v2meow_jax import prepare
+  from v2meow_jax.commands import prepare
 
   folder = tmp_path_factory.mktemp('small_dataset')
   rows = []

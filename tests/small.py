@@ -1,22 +1,24 @@
 """Small untrained networks that many tests share."""
 
 import pathlib
+import tempfile
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
-from v2meow_jax import bundle, description
+from v2meow_jax import bundles, description
 from v2meow_jax.codec import quantizer
 from v2meow_jax.codec.codec import Codec, CodecConfig
 from v2meow_jax.codec.spectral import SpectralConfig
 from v2meow_jax.encoders.motion import MotionEncoder
 from v2meow_jax.encoders.semantic import SemanticConfig, SemanticEncoder, features
 from v2meow_jax.generation import decode
-from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
+from v2meow_jax.sampling import Sampling
 from v2meow_jax.stages import Condition, Stage, Target
 from v2meow_jax.streams import Stream
 
@@ -53,6 +55,11 @@ def make_stages(codec: Codec) -> list[tuple[Stage, TransformerConfig]]:
     ),
     (Stage('fine', (Condition(acoustic, (0, 2)),), Target(acoustic, (2, 4), 'delay'), 1), rope),
   ]
+
+
+def flat(tree) -> dict:
+  """Nested dictionaries of arrays as one, with `/` between the names."""
+  return traverse_util.flatten_dict(tree, sep='/')
 
 
 def zero_batch(stage: Stage) -> dict:
@@ -94,21 +101,24 @@ def write_bundle(directory: pathlib.Path, dtype: str = 'float32', stablehlo: boo
       'transformer': description.describe(config),
       'sampling': description.describe(Sampling()),
     }
-    networks.append(bundle.Network(f'stage_{stage.name}', about, params))
+    networks.append(bundles.Network(f'stage_{stage.name}', about, params))
   config = SemanticConfig(8000, codes=16)
   noise = np.random.default_rng(0).standard_normal(32000).astype(np.float32)
-  bundle.write(
-    directory,
-    codec=bundle.Network(
-      'codec', {'config': description.describe(codec.config), 'identity': codec.identity}, codec.weights
-    ),
-    stages=networks,
-    encoders=[MotionEncoder().identity],
-    semantic=SemanticEncoder.fit(config, features(config, noise)),
-    dtype=dtype,
-    stablehlo=stablehlo,
-    about={'name': 'small', 'licence': 'CC0-1.0'},
-  )
+  with tempfile.TemporaryDirectory() as folder:
+    semantic = pathlib.Path(folder) / 'semantic.safetensors'
+    SemanticEncoder.fit(config, features(config, noise)).save(semantic)
+    bundles.write(
+      directory,
+      codec=bundles.Network(
+        'codec', {'config': description.describe(codec.config), 'identity': codec.identity}, codec.weights
+      ),
+      stages=networks,
+      encoders=[MotionEncoder().identity],
+      fitted={'semantic': semantic},
+      dtype=dtype,
+      stablehlo=stablehlo,
+      about={'name': 'small', 'licence': 'CC0-1.0'},
+    )
   return directory
 
 

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from v2meow_jax import cli, configuration, train
+from v2meow_jax import cli, terminal
+from v2meow_jax.experiment import configuration, experiment
 
 RECIPES = sorted(path.name for path in (configuration.gin_directory() / 'recipes').glob('*.gin'))
 
@@ -44,9 +45,9 @@ def test_debug_shows_where_it_happened(capsys):
   def fail(argv):
     raise errors.InputError(f'two\nlines {argv}')
 
-  assert cli.run(fail, ['--debug', 'x']) == 2
+  assert terminal.run(fail, ['--debug', 'x']) == 2
   assert 'Traceback' in capsys.readouterr().err
-  assert cli.run(fail, ['x']) == 2
+  assert terminal.run(fail, ['x']) == 2
   assert capsys.readouterr().err == "v2meow: two lines ['x']\n"
 
 
@@ -104,8 +105,8 @@ def parsed():
   """Builds each recipe's trainable in one process, since every start costs seconds."""
   code = """
 import argparse, sys, gin
-from v2meow_jax import configuration, train
-configuration.configurable(train.train)
+from v2meow_jax.experiment import configuration
+from v2meow_jax.experiment import experiment
 for name in sys.argv[1:]:
   gin.clear_config()
   args = argparse.Namespace(gin_file=[f"recipes/{name}"], bindings=['MODEL_DIR="m"', 'DATASET_DIR="d"'],
@@ -116,14 +117,13 @@ for name in sys.argv[1:]:
   stage = getattr(built, "stage", None)
   print(name, type(built).__name__, batches.batch_size, stage and (stage.prefix_length, stage.steps))
 """
-  recipes = [name for name in RECIPES if not name.endswith('_common.gin')]
-  done = subprocess.run([sys.executable, '-c', code, *recipes], capture_output=True, text=True)
+  done = subprocess.run([sys.executable, '-c', code, *RECIPES], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   return {line.split()[0]: line.split(maxsplit=1)[1] for line in done.stdout.splitlines()}
 
 
 def test_every_recipe_builds_what_it_trains(parsed):
-  assert set(parsed) == {name for name in RECIPES if not name.endswith('_common.gin')}
+  assert set(parsed) == set(RECIPES)
 
 
 def test_the_full_size_stages_have_the_published_lengths(parsed):
@@ -137,5 +137,5 @@ def test_the_full_size_stages_have_the_published_lengths(parsed):
 def test_the_entry_points_are_keyword_only():
   import inspect
 
-  kinds = {parameter.kind for parameter in inspect.signature(train.train).parameters.values()}
+  kinds = {parameter.kind for parameter in inspect.signature(experiment.train).parameters.values()}
   assert kinds == {inspect.Parameter.KEYWORD_ONLY}

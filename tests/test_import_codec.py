@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from v2meow_jax import bundle, cli
+from v2meow_jax import bundles, terminal
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIXTURES = pathlib.Path(__file__).parent / 'codec' / 'fixtures'
@@ -37,7 +37,7 @@ def hugging_face(folder, name, **settings):
 
 
 def refused(tool, capsys, *arguments):
-  assert cli.run(tool.main, [*map(str, arguments)]) == 2
+  assert terminal.run(tool.main, [*map(str, arguments)]) == 2
   told = capsys.readouterr().err
   assert len(told.strip().splitlines()) == 1
   return told
@@ -46,20 +46,20 @@ def refused(tool, capsys, *arguments):
 @pytest.mark.parametrize(('name', 'rate'), [('dac_24k', 24000), ('encodec_32k', 32000)])
 def test_a_folder_of_hugging_faces_becomes_a_codec(tool, name, rate, tmp_path, capsys):
   folder = hugging_face(tmp_path / 'model', name, sampling_rate=rate, model_type='any')
-  assert cli.run(tool.main, [str(folder), '--out', str(tmp_path / 'out'), '--licence', 'CC0 1.0']) == 0
+  assert terminal.run(tool.main, [str(folder), '--out', str(tmp_path / 'out'), '--licence', 'CC0 1.0']) == 0
   assert f'at {rate} Hz' in capsys.readouterr().out
-  loaded = bundle.load(tmp_path / 'out')
+  loaded = bundles.load(tmp_path / 'out')
   assert loaded.about['licence'] == 'CC0 1.0' and loaded.stages() == []
   _, audio, codes = fixture(name)
   np.testing.assert_array_equal(loaded.codec().encode(audio), codes)
-  assert bundle.load_codec(tmp_path / 'out').identity == loaded.codec().identity
+  assert bundles.load_codec(tmp_path / 'out').identity == loaded.codec().identity
 
 
 def test_only_the_first_levels_are_kept_where_asked(tool, tmp_path, capsys):
   folder = hugging_face(tmp_path / 'model', 'dac_16k', sampling_rate=16000)
-  assert cli.run(tool.main, [str(folder), '--out', str(tmp_path / 'out'), '--levels', '2']) == 0
+  assert terminal.run(tool.main, [str(folder), '--out', str(tmp_path / 'out'), '--levels', '2']) == 0
   _, audio, codes = fixture('dac_16k')
-  np.testing.assert_array_equal(bundle.load_codec(tmp_path / 'out').encode(audio), codes[..., :2])
+  np.testing.assert_array_equal(bundles.load_codec(tmp_path / 'out').encode(audio), codes[..., :2])
 
 
 def test_what_cannot_be_read_is_told_in_a_sentence(tool, tmp_path, capsys):
@@ -102,7 +102,7 @@ def test_the_authors_pickles_are_read_where_pytorch_is(tool, tmp_path, capsys, w
   state = {name: torch.tensor(value) for name, value in arrays.items()}
   torch.save(wrap(state), tmp_path / 'weights.pth')
   arguments = [tmp_path / 'weights.pth', '--out', tmp_path / 'out', '--sample_rate', 44100]
-  assert cli.run(tool.main, [*map(str, arguments)]) == 0
-  np.testing.assert_array_equal(bundle.load_codec(tmp_path / 'out').encode(audio), codes)
+  assert terminal.run(tool.main, [*map(str, arguments)]) == 0
+  np.testing.assert_array_equal(bundles.load_codec(tmp_path / 'out').encode(audio), codes)
   (tmp_path / 'cut.pth').write_bytes((tmp_path / 'weights.pth').read_bytes()[:3000])
   assert 'damaged' in refused(tool, capsys, tmp_path / 'cut.pth', '--out', tmp_path / 'other')

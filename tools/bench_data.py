@@ -17,7 +17,8 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import numpy as np
 
 import gin
-from v2meow_jax import cli, configuration
+from v2meow_jax import terminal
+from v2meow_jax.experiment import configuration
 
 
 def rate(iterator, batch_size: int, seconds: float) -> float:
@@ -41,9 +42,7 @@ def main(argv: list[str]) -> int:
   settings = argparse.Namespace(
     gin_file=[args.gin_file], bindings=['MODEL_DIR=""', 'DATASET_DIR=""'], gin_search_paths=''
   )
-  from v2meow_jax import train
 
-  configuration.configurable(train.train)
   configuration.load(settings)
   from v2meow_jax.data.batches import stage_batches
   from v2meow_jax.data.seqio_batches import SeqioBatches
@@ -76,4 +75,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(cli.run(main, sys.argv[1:]))
+  sys.exit(terminal.run(main, sys.argv[1:]))

@@ -21,10 +21,10 @@ import torch
 from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 
 from v2meow_jax.generation import decode
-from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.models.linear import product
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
+from v2meow_jax.sampling import Sampling
 from v2meow_jax.stages import Stage, Target
 from v2meow_jax.streams import Stream
 

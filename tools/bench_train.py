@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from v2meow_jax import configuration, errors, train
+from v2meow_jax import errors
+from v2meow_jax.experiment import configuration, experiment
 from v2meow_jax.models.trainable import StageTrainable
 from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.partitioning import Partitioner
@@ -70,7 +71,7 @@ def recipe(args: argparse.Namespace) -> tuple[StageTrainable, dict]:
   settings = [f'--gin.BATCH_SIZE={args.batch}', '--gin.StageTrainable.microbatches=1', *args.gin]
   parsed = configuration.parse(configuration.parser('bench_train', None), [*files, *settings])
   found = []
-  train.inspect(parsed, lambda trainable, batches, *_: found.append((trainable, batches)))
+  experiment.inspect(parsed, lambda trainable, batches, *_: found.append((trainable, batches)))
   trainable, batches = found[0]
   rng = np.random.default_rng(0)
   codes = {stream.name: stream.codes for stream in trainable.stage.streams}

@@ -12,7 +12,8 @@ import sys
 import jax
 
 import gin
-from v2meow_jax import configuration, errors, plan, precompile, train
+from v2meow_jax import errors
+from v2meow_jax.experiment import compilation, configuration, experiment, planning
 
 RECIPES = {
   'small': 'v2meow_small',
@@ -34,11 +35,11 @@ def row(size: str, stage: str, topology: str) -> str:
   found = []
 
   def look(trainable, batches, partitioner, guard):
-    kind, count = plan.parse_topology(topology)
-    guess = plan.estimate(trainable, batches, partitioner, guard, kind, count)
-    placed = dataclasses.replace(partitioner, devices=precompile.topology_devices(topology))
+    kind, count = planning.parse_topology(topology)
+    guess = planning.estimate(trainable, batches, partitioner, guard, kind, count)
+    placed = dataclasses.replace(partitioner, devices=compilation.topology_devices(topology))
     try:
-      made = precompile.compile_step(trainable, batches, placed, guard)
+      made = compilation.compile_step(trainable, batches, placed, guard)
     except errors.ConfigError as error:
       found.append(f'| {topology} | {size} | {stage} | {guess.total / 2**30:.1f} | {error} |')
       return
@@ -49,7 +50,7 @@ def row(size: str, stage: str, topology: str) -> str:
       f'{made.seconds:.0f} |'
     )
 
-  train.inspect(args, look)
+  experiment.inspect(args, look)
   return found[0]
 
 

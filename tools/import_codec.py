@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from v2meow_jax import bundle, cli, description, errors
+from v2meow_jax import bundles, description, errors, terminal
 from v2meow_jax.codec import published
 from v2meow_jax.codec.codec import Codec
 
@@ -87,9 +87,9 @@ def main(argv: list[str]) -> int:
     settings['sampling_rate'] = args.sample_rate
   config, weights = published.convert(arrays, settings, args.levels)
   codec = Codec(config, weights)
-  bundle.write(
+  bundles.write(
     args.out,
-    codec=bundle.Network(
+    codec=bundles.Network(
       'codec', {'config': description.describe(config), 'identity': codec.identity}, weights
     ),
     stages=[],
@@ -106,4 +106,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(cli.run(main, sys.argv[1:]))
+  sys.exit(terminal.run(main, sys.argv[1:]))

@@ -8,7 +8,7 @@ import sys
 import librosa
 import numpy as np
 
-from v2meow_jax import cli
+from v2meow_jax import terminal
 from v2meow_jax.media import audio, loudness
 
 
@@ -28,4 +28,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(cli.run(main, sys.argv[1:]))
+  sys.exit(terminal.run(main, sys.argv[1:]))

@@ -14,7 +14,7 @@ from fractions import Fraction
 import librosa
 import numpy as np
 
-from v2meow_jax import bundle
+from v2meow_jax import bundles
 from v2meow_jax.generation import windows
 from v2meow_jax.media import audio, probe
 
@@ -36,7 +36,7 @@ def main() -> None:
   duration = Fraction(min(info.duration, len(sound) / rate)).limit_denominator(10**6)
   print('| stage | seams | flux there, median | elsewhere, median | share of elsewhere that is above |')
   print('|---|---|---|---|---|')
-  for runner in bundle.load(args.bundle).stages():
+  for runner in bundles.load(args.bundle).stages():
     layout = windows.layout(runner.stage, duration, runner.sampling.overlap)
     # New frames begin where those of the window before end.
     seams = np.array([window.stop for window in layout.windows[:-1]]) / float(runner.stage.target.stream.rate)

@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from v2meow_jax import bundle, cli
+from v2meow_jax import bundles, terminal
 from v2meow_jax.data.dataset import Dataset, read_streams, stream_of
 
 
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
   names = ('audio/semantic', 'audio/acoustic')
   sound, *streams = (stream_of(entries[name]) for name in ('audio/waveform', *names))
   data = Dataset(args.dataset, 'train', (sound, *streams))
-  loaded = bundle.load(args.bundle)
+  loaded = bundles.load(args.bundle)
   silence = np.zeros(int(sound.rate), np.float32)
   silent = {names[0]: loaded.semantic().encode(silence), names[1]: loaded.codec().encode(silence[:, None])}
   found = {}
@@ -62,4 +62,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(cli.run(main, sys.argv[1:]))
+  sys.exit(terminal.run(main, sys.argv[1:]))

@@ -9,13 +9,15 @@ the target's steps. The pattern says how a frame's codebook levels become steps:
 """
 
 import dataclasses
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 import gin
 from v2meow_jax import errors
-from v2meow_jax.streams import Stream
+from v2meow_jax.streams import Stream, crop_all, read_nothing
 
 PATTERNS = ('flatten', 'delay')
 
@@ -103,7 +105,7 @@ class Stage:
 
   Attributes:
     name: what its files and metrics are called.
-    conditions: what it is given, in the order of the prefix.
+    conditions: what it is given, in the order of the prefix; groups of them are laid out in place.
     target: what it predicts.
     crop_seconds: length of a training crop and of a window in generation, in seconds.
   """
@@ -114,7 +116,9 @@ class Stage:
   crop_seconds: Fraction
 
   def __post_init__(self):
-    object.__setattr__(self, 'conditions', tuple(self.conditions))
+    # gin joins no tuples: a group of conditions that goes by one name may stand among the others.
+    groups = (group if isinstance(group, tuple | list) else (group,) for group in self.conditions)
+    object.__setattr__(self, 'conditions', tuple(condition for group in groups for condition in group))
     object.__setattr__(self, 'crop_seconds', Fraction(self.crop_seconds))
     if self.crop_seconds <= 0 or self.frames < 1:
       raise errors.ConfigError(
@@ -138,6 +142,14 @@ class Stage:
   def streams(self) -> tuple[Stream, ...]:
     """The streams read, each once, conditions first."""
     return tuple(dict.fromkeys((*(c.stream for c in self.conditions), self.target.stream)))
+
+  def crop(self, read: Callable[[Stream, int, int], np.ndarray], start: Fraction) -> dict[str, Any]:
+    """One example, as training and generation are given it: see `streams.crop_all`."""
+    return crop_all(self.streams, read, start, self.crop_seconds)
+
+  def empty_batch(self) -> dict[str, np.ndarray]:
+    """A batch of one example in which nothing is there: for its shapes."""
+    return {name: np.asarray(value)[None] for name, value in self.crop(read_nothing, Fraction(0)).items()}
 
   @property
   def frames(self) -> int:

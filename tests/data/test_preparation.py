@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from v2meow_jax import cli, errors, prepare
+from v2meow_jax import errors, terminal
+from v2meow_jax.commands import prepare
 from v2meow_jax.data import dataset, preparation, records
 from v2meow_jax.encoders.motion import MotionEncoder
 from v2meow_jax.encoders.waveform import WaveformEncoder
@@ -39,7 +40,7 @@ def manifest(tmp_path_factory, demo_clip):
 
 
 def run(*arguments):
-  return cli.run(prepare.main, [str(argument) for argument in arguments])
+  return terminal.run(prepare.main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope='module')
@@ -154,9 +155,9 @@ def test_a_bundles_encoders_make_its_streams(prepared, small_bundle, tmp_path):
   copy = shutil.copytree(prepared, tmp_path / 'copy')
   streams = '--streams=audio/semantic,audio/acoustic'
   assert run('--out', copy, streams, '--bundle', small_bundle, '--workers=1') == 0
-  from v2meow_jax import bundle
+  from v2meow_jax import bundles
 
-  codec = bundle.load(small_bundle).codec()
+  codec = bundles.load(small_bundle).codec()
   data = dataset.Dataset(copy, 'train', (codec.stream,))
   clip = data.clips[0]
   np.testing.assert_array_equal(

@@ -5,7 +5,8 @@ import av
 import numpy as np
 import pytest
 
-from v2meow_jax import errors, visualize
+from v2meow_jax import errors
+from v2meow_jax.commands import visualize
 from v2meow_jax.data import visualizer
 from v2meow_jax.media.audio import write_wav
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from small import decode_crop
 
-from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
+from v2meow_jax.sampling import Sampling
 from v2meow_jax.stages import Condition, Stage, Target
 from v2meow_jax.streams import Stream
 

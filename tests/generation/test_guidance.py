@@ -4,9 +4,9 @@ import pytest
 
 from v2meow_jax import errors
 from v2meow_jax.generation import decode, guidance
-from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
+from v2meow_jax.sampling import Sampling
 from v2meow_jax.stages import Condition, Stage, Target
 from v2meow_jax.streams import Stream
 

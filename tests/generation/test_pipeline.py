@@ -7,23 +7,22 @@ import numpy as np
 import pytest
 from small import decode_crop
 
-from v2meow_jax import bundle, errors
+from v2meow_jax import errors
 from v2meow_jax.generation.pipeline import Pipeline
-from v2meow_jax.generation.sampling import Sampling
-from v2meow_jax.generation.score import window_batch
 from v2meow_jax.media.clip import MediaClip
+from v2meow_jax.sampling import Sampling
 
 
 @pytest.fixture(scope='module')
 def pipeline(small_bundle):
-  return bundle.load(small_bundle).pipeline()
+  return Pipeline.load(small_bundle)
 
 
 def batch_of(stage, streams, start):
   def read(stream, first, stop):
     return streams.get(stream.name, np.zeros((0, stream.width)))[first:stop]
 
-  return {name: value[None] for name, value in window_batch(stage, read, start).items()}
+  return {name: value[None] for name, value in stage.crop(read, start).items()}
 
 
 @pytest.fixture(scope='module')

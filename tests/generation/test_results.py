@@ -6,7 +6,7 @@ import pytest
 
 from v2meow_jax.generation import results
 from v2meow_jax.generation.request import Request
-from v2meow_jax.generation.sampling import Sampling
+from v2meow_jax.sampling import Sampling
 
 
 def about(clip, digest='d', dtype='float32', target=-16.0, temperature=1.0, **settings):

@@ -13,15 +13,16 @@ import pytest
 import small
 import soundfile
 
-from v2meow_jax import bundle, errors
+from v2meow_jax import errors
 from v2meow_jax.encoders import motion
+from v2meow_jax.generation.pipeline import Pipeline
 from v2meow_jax.generation.request import Request
-from v2meow_jax.generation.sampling import Sampling
+from v2meow_jax.sampling import Sampling
 
 
 @pytest.fixture(scope='module')
 def pipeline(small_bundle):
-  return bundle.load(small_bundle).pipeline()
+  return Pipeline.load(small_bundle)
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +58,7 @@ def test_a_longer_piece_begins_as_a_shorter_one_of_the_same_seed(alone):
 
 
 def test_fewer_rows_at_once_give_the_same_tokens(small_bundle, requests, alone):
-  narrow = bundle.load(small_bundle).pipeline(rows=1)
+  narrow = Pipeline.load(small_bundle, rows=1)
   made = narrow.generate_batch(requests[:1], sampling=SAMPLING)[0]
   np.testing.assert_array_equal(made.streams['audio/acoustic'], alone[0].streams['audio/acoustic'])
 
@@ -132,7 +133,7 @@ def test_music_without_a_video_needs_models_that_know_it(small_bundle, pipeline)
   # The coarse stage was always given the video.
   with pytest.raises(errors.ConfigError, match=r"'coarse' was trained with video/motion always there"):
     pipeline.generate(duration=1.0)
-  loaded = bundle.load(small_bundle).pipeline()
+  loaded = Pipeline.load(small_bundle)
   for n, runner in enumerate(loaded.stages):
     conditions = tuple(dataclasses.replace(c, dropout=0.1) for c in runner.stage.conditions)
     stage = dataclasses.replace(runner.stage, conditions=conditions)
@@ -166,16 +167,15 @@ def test_the_estimate_counts_the_steps_that_are_run(pipeline, requests, monkeypa
 
 
 def test_bfloat16_is_near_float32(small_bundle, demo_clip):
-  from v2meow_jax.generation import score
 
-  pipelines = [bundle.load(small_bundle).pipeline(dtype=dtype) for dtype in ('float32', 'bfloat16')]
+  pipelines = [Pipeline.load(small_bundle, dtype=dtype) for dtype in ('float32', 'bfloat16')]
   made = pipelines[0].generate(demo_clip, duration=2.0)
   for exact, rough in zip(*(p.stages for p in pipelines), strict=True):
 
     def read(stream, first, stop):
       return made.streams[stream.name][first:stop]
 
-    example = score.window_batch(exact.stage, read, Fraction(0))
+    example = exact.stage.crop(read, Fraction(0))
     batch = {name: value[None] for name, value in example.items()}
     logits = [np.asarray(r.model.apply({'params': r.params}, batch)) for r in (exact, rough)]
     # Untrained: logits differ by about one.

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import simple
+import walking
 from orbax.checkpoint._src.path.step import Metadata
+from walking import Counting, Walk
 
 from v2meow_jax import errors
 from v2meow_jax.training import checkpoints, loop
@@ -22,59 +23,9 @@ from v2meow_jax.training.prefetch import prefetch
 SEED = 5
 
 
-class Walk(simple.Simple):
-  """Adds up integers from each step's key and batch: any state has a closed form, without rounding."""
-
-  def __init__(self, width=3, extra=False, dtype=jnp.int32):
-    self.width, self.extra, self.dtype = width, extra, dtype
-
-  def init(self, rng, batch):
-    del rng, batch
-    state = {'at': jnp.zeros(self.width, self.dtype), 'steps': jnp.zeros((), jnp.int32)}
-    return state | ({'more': jnp.zeros(2)} if self.extra else {})
-
-  def step(self, state, batch, rng):
-    move = jax.random.randint(rng, (self.width,), -100, 100).astype(self.dtype)
-    moved = {'at': state['at'] + move + batch['x'].sum().astype(self.dtype), 'steps': state['steps'] + 1}
-    return state | moved, {'loss': batch['loss'].mean()}
-
-  def evaluate(self, state, batch):
-    return {'loss': batch['loss'].mean(), 'weight': jnp.float32(1)}
-
-  def describe(self):
-    return {'kind': 'walk', 'width': self.width}
-
-  def weights(self, state):
-    return state['at']
-
-
-class Counting:
-  """Example n is the number n; `at` is called with each position that is read."""
-
-  batch_size = 2
-
-  def __init__(self, at=lambda position: None, poisoned=None):
-    self.at, self.poisoned = at, poisoned
-
-  def describe(self):
-    return {}
-
-  def start(self, position, rows=None):
-    assert rows is None or list(rows) == [0, 1]
-    while True:
-      self.at(position)
-      bad = self.poisoned is not None and position >= self.poisoned
-      loss = np.full(2, np.nan if bad else 1.0, np.float32)
-      yield {'x': np.arange(position, position + 2, dtype=np.int32), 'loss': loss}
-      position += 2
-
-
 def expected(steps, width=3):
-  """The state after `steps` steps, added up in NumPy."""
-  root = jax.random.fold_in(jax.random.key(SEED), 1)
-  moves = [jax.random.randint(jax.random.fold_in(root, n), (width,), -100, 100) for n in range(steps)]
-  examples = sum(range(2 * steps))
-  return {'at': np.sum([np.asarray(move) for move in moves], 0, np.int32) + examples, 'steps': steps}
+  """The state after `steps` steps."""
+  return walking.walked(SEED, [(n, n) for n in range(steps)], width)
 
 
 def train(run_dir, **changed):

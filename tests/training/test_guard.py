@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import simple
+import walking
 
 from v2meow_jax import errors
 from v2meow_jax.partitioning import Partitioner
@@ -20,26 +20,11 @@ from v2meow_jax.training.guard import Guard
 SEED = 7
 
 
-class Walk(simple.Simple):
-  """Adds up integers from each step's key and batch: any state has a closed form, without rounding."""
-
-  def init(self, rng, batch):
-    del rng, batch
-    return {'at': jnp.zeros(3, jnp.int32), 'steps': jnp.zeros((), jnp.int32)}
-
-  def step(self, state, batch, rng):
-    move = jax.random.randint(rng, (3,), -100, 100)
-    moved = {'at': state['at'] + move + batch['x'].sum(), 'steps': state['steps'] + 1}
-    return moved, {'loss': batch['loss'].mean(), 'grad_norm': batch['grad'].mean()}
+class Walk(walking.Walk):
+  """Whose evaluation tells where it is."""
 
   def evaluate(self, state, batch):
     return {'loss': state['at'].sum().astype(jnp.float32), 'weight': jnp.float32(1)}
-
-  def describe(self):
-    return {'kind': 'walk'}
-
-  def weights(self, state):
-    return state['at']
 
 
 class Counting:
@@ -71,12 +56,8 @@ class Counting:
 
 
 def expected(counted):
-  """The state after the updates (number of the step from 0, number of the batch), added up in NumPy."""
-  root = jax.random.fold_in(jax.random.key(SEED), 1)
-  at = np.zeros(3, np.int32)
-  for step, batch in counted:
-    at += np.asarray(jax.random.randint(jax.random.fold_in(root, step), (3,), -100, 100)) + 4 * batch + 1
-  return {'at': at, 'steps': len(counted)}
+  """The state after the updates (number of the step from 0, number of the batch)."""
+  return walking.walked(SEED, counted)
 
 
 def train(run_dir, batches, **changed):

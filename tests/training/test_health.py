@@ -267,9 +267,9 @@ PROGRAM = """
 import pathlib, sys
 sys.path[:0] = sys.argv[1:3]
 import test_health as t
-from v2meow_jax import cli
+from v2meow_jax import terminal
 main = lambda argv: t.train(pathlib.Path(argv[0]), trainable=t.Sum(int(argv[1]))) and 0
-sys.exit(cli.run(main, sys.argv[3:]))
+sys.exit(terminal.run(main, sys.argv[3:]))
 """
 
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint.checkpoint_manager as orbax_manager
 import pytest
-import simple
+import walking
+from walking import Counting
 
 from v2meow_jax import errors
 from v2meow_jax.training import checkpoints, loop
@@ -24,56 +25,34 @@ from v2meow_jax.training.checkpoints import Checkpoints, restore_arrays
 SEED = 3
 
 
-class Walk(simple.Simple):
-  """Adds up integers from each step's key and batch: any state has a closed form, without rounding."""
-
-  def __init__(self, width=3):
-    self.width = width
+class Walk(walking.Walk):
+  """With a leaf of half the size, and a loss that falls until 8 steps are made and then rises."""
 
   def init(self, rng, batch):
-    del rng, batch
-    return {'at': jnp.zeros(self.width, jnp.int32), 'halves': jnp.zeros(64, jnp.bfloat16)}
+    return super().init(rng, batch) | {'halves': jnp.zeros(64, jnp.bfloat16)}
 
   def step(self, state, batch, rng):
-    move = jax.random.randint(rng, (self.width,), -100, 100)
-    moved = {'at': state['at'] + move + batch['x'].sum(), 'halves': state['halves'] + 0.5}
-    return moved, {'loss': batch['loss'].mean()}
+    moved, metrics = super().step(state, batch, rng)
+    return moved | {'halves': state['halves'] + 0.5}, metrics
 
   def evaluate(self, state, batch):
-    # Falls until 8 steps are made, then rises.
     return {'loss': jnp.abs(state['halves'][0].astype(jnp.float32) - 4), 'weight': jnp.float32(1)}
 
-  def describe(self):
-    return {'kind': 'walk', 'width': self.width}
 
-  def weights(self, state):
-    return state['at']
+def failing(last):
+  """Numbers up to a position that cannot be read."""
 
+  def at(position):
+    if position == last:
+      raise OSError('the disk went away')
 
-class Counting:
-  """Example n is the number n."""
-
-  batch_size = 2
-
-  def __init__(self, fail=None):
-    self.fail = fail
-
-  def describe(self):
-    return {}
-
-  def start(self, position, rows=None):
-    while position != self.fail:
-      yield {'x': np.arange(position, position + 2, dtype=np.int32), 'loss': np.ones(2, np.float32)}
-      position += 2
-    raise OSError('the disk went away')
+  return Counting(at)
 
 
 def expected(steps):
-  """The state after `steps` steps, added up in NumPy."""
-  root = jax.random.fold_in(jax.random.key(SEED), 1)
-  moves = [jax.random.randint(jax.random.fold_in(root, n), (3,), -100, 100) for n in range(steps)]
-  at = np.sum([np.asarray(move) for move in moves], 0, np.int32) + sum(range(2 * steps))
-  return {'at': at, 'halves': np.full(64, steps / 2, jnp.bfloat16)}
+  """The state after `steps` steps."""
+  walked = walking.walked(SEED, [(n, n) for n in range(steps)])
+  return walked | {'halves': np.full(64, steps / 2, jnp.bfloat16)}
 
 
 def train(run_dir, **changed):
@@ -184,7 +163,7 @@ def interrupted(tmp_path_factory):
   """A run of 12 steps that the data ended after 10: checkpoints of 3, 6 and 9."""
   run_dir = tmp_path_factory.mktemp('interrupted')
   with pytest.raises(OSError, match='the disk went away'):
-    train(run_dir, batches=Counting(fail=20), keep=3)
+    train(run_dir, batches=failing(20), keep=3)
   assert saved_steps(run_dir) == [3, 6, 9]
   return run_dir
 
@@ -308,7 +287,7 @@ def test_the_same_step_may_be_damaged_twice(interrupted, tmp_path):
   for _ in range(2):
     on('state/d/*', flip)(run / 'checkpoints' / '9')
     with pytest.warns(UserWarning, match='damaged'), pytest.raises(OSError, match='the disk went away'):
-      train(run, keep=3, batches=Counting(fail=20))
+      train(run, keep=3, batches=failing(20))
     assert saved_steps(run) == [3, 6, 9]
   same(train(run, keep=3), expected(12))
 

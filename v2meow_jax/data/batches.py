@@ -4,7 +4,6 @@ A batch is a dictionary of what `streams.crop` returns for every stream, with a 
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
@@ -16,7 +15,7 @@ from v2meow_jax import errors
 from v2meow_jax.data import order
 from v2meow_jax.data.dataset import Dataset
 from v2meow_jax.stages import Stage
-from v2meow_jax.streams import Stream, crop
+from v2meow_jax.streams import Stream, crop_all, read_nothing
 
 
 class CropSource:
@@ -45,11 +44,11 @@ class CropSource:
 
   def __getitem__(self, n: int) -> dict[str, np.ndarray]:
     clip, start = self.place(n)
-    example = {}
-    for stream in self.dataset.streams:
-      read = functools.partial(self.dataset.read, stream, clip)
-      example |= crop(stream, read, start, self.crop_seconds)
-    return example
+
+    def read(stream: Stream, first: int, stop: int) -> np.ndarray:
+      return self.dataset.read(stream, clip, first, stop)
+
+    return crop_all(self.dataset.streams, read, start, self.crop_seconds)
 
 
 @gin.register
@@ -85,10 +84,7 @@ class ClipBatches:
 
   def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a batch, without a dataset."""
-    example = {}
-    for stream in self.streams:
-      nothing = np.zeros((0, stream.width), stream.dtype)
-      example |= crop(stream, lambda *_, nothing=nothing: nothing, Fraction(0), Fraction(self.crop_seconds))
+    example = crop_all(self.streams, read_nothing, Fraction(0), Fraction(self.crop_seconds))
     return {
       name: jax.ShapeDtypeStruct((self.batch_size, *value.shape), value.dtype)
       for name, value in example.items()

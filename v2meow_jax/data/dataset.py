@@ -68,6 +68,18 @@ def stream_of(entry: dict) -> Stream:
   return Stream(entry['name'], entry['kind'], entry['rate'], entry['width'], entry['codes'])
 
 
+def find_stream(directory: epath.PathLike, name: str) -> Stream:
+  """The stream of a dataset that has this name.
+
+  Raises:
+    errors.DatasetError: there is none.
+  """
+  entry = read_streams(directory).get(name)
+  if entry is None:
+    raise errors.DatasetError(f'{directory}: there is no stream {name}; add it with v2meow prepare')
+  return stream_of(entry)
+
+
 def shard_counts(clips: list[Clip], clips_a_shard: int) -> dict[str, int]:
   """Shards a split; the same for every stream of a dataset."""
   return {

@@ -15,14 +15,23 @@ from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
-from rich.console import Console
-from rich.progress import Progress
 
-from v2meow_jax import errors, files
+from v2meow_jax import errors, files, terminal
 from v2meow_jax.data import dataset, manifest, records
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
+
+
+def require_tensorflow() -> None:
+  """Raises `errors.ConfigError` where it is not installed."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  try:
+    import tensorflow  # noqa: F401
+  except ImportError as error:
+    raise errors.ConfigError(
+      'preparing writes TFRecords and needs TensorFlow; install v2meow-jax with the extra "train"'
+    ) from error
 
 
 def make_table(
@@ -169,18 +178,18 @@ def _run_all(jobs: list[_Job], workers: int, report: pathlib.Path) -> list[dict]
   if not jobs:
     return rejected
   if workers <= 1:
-    for job in jobs:
-      note(_run(job))
+    with terminal.Progress() as progress:
+      for job in progress.track(jobs, len(jobs), 'shards'):
+        note(_run(job))
     return rejected
   # Spawned: JAX and TensorFlow run threads that do not survive a fork.
   context = multiprocessing.get_context('spawn')
   pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_quiet_worker)
   try:
-    with Progress(console=Console(stderr=True)) as progress:
-      task = progress.add_task('preparing', total=len(jobs))
-      for future in concurrent.futures.as_completed([pool.submit(_run, job) for job in jobs]):
+    with terminal.Progress() as progress:
+      futures = [pool.submit(_run, job) for job in jobs]
+      for future in progress.track(concurrent.futures.as_completed(futures), len(jobs), 'shards'):
         note(future.result())
-        progress.advance(task)
   finally:
     pool.shutdown(cancel_futures=True)
   return rejected

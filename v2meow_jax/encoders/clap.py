@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+import gin
 from v2meow_jax import description, errors
 from v2meow_jax.encoders import pretrained
+from v2meow_jax.encoders.configured import configured
+from v2meow_jax.encoders.entry import Entry, Given, Identity, Option, Sources
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
 
 
+@gin.register
 @dataclasses.dataclass(frozen=True)
 class ClapConfig:
   """How a clip becomes one vector.
@@ -132,3 +136,38 @@ def _unit(found: Any) -> np.ndarray:
   vector = getattr(found, 'pooler_output', found)
   vector = np.asarray(vector, np.float64).reshape(-1)
   return vector / max(np.linalg.norm(vector), 1e-12)
+
+
+def _make(given: Given) -> ClapEncoder:
+  told = given.options
+  config = configured(ClapConfig, stride=told.get('clap_stride'), captions=told.get('captions') or None)
+  return ClapEncoder(told['clap'], config)
+
+
+def _rebuild(identity: Identity, sources: Sources) -> ClapEncoder:
+  config = description.rebuild(identity['config'], [ClapConfig])
+  return ClapEncoder(sources.networks.get('clap') or identity['model'], config)
+
+
+def _essence(identity: dict[str, Any]) -> dict[str, Any]:
+  # The model's name is a place, and the hash says which it is. Captions are for training: what a text or a
+  # recording becomes is the same.
+  config = {key: value for key, value in identity['config'].items() if key != 'captions'}
+  return {key: value for key, value in identity.items() if key != 'model'} | {'config': config}
+
+
+ENTRY = Entry(
+  'clap',
+  'style/clap',
+  make=_make,
+  rebuild=_rebuild,
+  options=(
+    Option('clap', 'folder or id of a CLAP model, for style/clap and style/tokens'),
+    Option('clap_stride', 'seconds between its 10 s windows; 10 by default', float),
+    Option('captions', "style of a clip's caption, where it has one", bool),
+  ),
+  needs=('clap',),
+  wanted='--clap, the folder or id of a CLAP model',
+  pretrained=True,
+  essence=_essence,
+)

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+import gin
 from v2meow_jax import description
+from v2meow_jax.encoders.configured import configured
+from v2meow_jax.encoders.entry import Entry
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
 
@@ -38,6 +41,7 @@ COLUMNS = (
 PIECE = 60  # elements that are measured at once
 
 
+@gin.register
 @dataclasses.dataclass(frozen=True)
 class MotionEncoder:
   """Measures frames of a fixed size.
@@ -139,3 +143,11 @@ def _lasting(pictures: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]
     yield picture
   if picture is not None:
     yield from itertools.repeat(picture, count - number)
+
+
+ENTRY = Entry(
+  'motion',
+  'video/motion',
+  make=lambda given: configured(MotionEncoder),
+  rebuild=lambda identity, sources: description.rebuild(identity['config'], [MotionEncoder]),
+)

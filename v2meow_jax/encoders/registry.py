@@ -1,70 +1,121 @@
-"""From an encoder's identity, as a bundle holds it, to the encoder."""
+"""The encoders that there are: one line each. From options or from an identity to the encoder."""
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from v2meow_jax import description, errors
-from v2meow_jax.encoders import style
+from v2meow_jax import errors
+from v2meow_jax.encoders import clap, motion, semantic, style, waveform
 from v2meow_jax.encoders.base import Encoder
-from v2meow_jax.encoders.clap import ClapConfig, ClapEncoder
-from v2meow_jax.encoders.motion import MotionEncoder
+from v2meow_jax.encoders.entry import Entry, Given, Identity, Option, Sources
 
-STYLE_FILE = 'style.safetensors'
+ENTRIES = (
+  motion.ENTRY,
+  semantic.ENTRY,
+  waveform.ENTRY,
+  clap.ENTRY,
+  style.ENTRY,
+)  # fmt: skip
+
+_BY_NAME = {entry.name: entry for entry in ENTRIES}
+# Pretrained networks are where identities say.
+NOWHERE: Mapping[str, str] = types.MappingProxyType({})
 
 
-def build(identity: Mapping[str, Any], folder: pathlib.Path, clap: str | None = None) -> Encoder:
+def named(name: str) -> Entry | None:
+  """The entry of an encoder; None where there is none of that name."""
+  return _BY_NAME.get(name)
+
+
+def fitted() -> list[Entry]:
+  """Those of which a bundle may hold a file."""
+  return [entry for entry in ENTRIES if entry.fitted]
+
+
+def pretrained() -> list[Entry]:
+  """Those that are networks of others."""
+  return [entry for entry in ENTRIES if entry.pretrained]
+
+
+def options(entries: Iterable[Entry]) -> list[Option]:
+  """What preparation may be told, each once."""
+  return list({option.name: option for entry in entries for option in entry.options}.values())
+
+
+def make(
+  stream: str,
+  entries: Iterable[Entry],
+  given: Mapping[str, Any],
+  bundled: Callable[[str], Encoder | None] = lambda stream: None,
+) -> Encoder:
+  """The encoder that makes a stream, for preparation.
+
+  Args:
+    stream: its name.
+    entries: those that there are.
+    given: options by name; None where they are not given.
+    bundled: the encoder of a stream in the bundle that was named, which is taken where no option says more.
+
+  Raises:
+    errors.ConfigError: no encoder makes that stream, or it cannot be made of what is given.
+  """
+  by_stream = {entry.stream: entry for entry in entries}
+  by_name = {entry.name: entry for entry in by_stream.values()}
+  if stream not in by_stream:
+    raise errors.ConfigError(f'--streams: {stream!r} is not one of {", ".join(by_stream)}')
+  entry = by_stream[stream]
+  told = all(given.get(name) is not None for name in entry.needs)
+  if not (entry.needs and told):
+    found = bundled(stream)
+    if found is not None:
+      return found
+  if not told:
+    raise errors.ConfigError(f'--streams: {stream} needs {entry.wanted}')
+
+  def made(name: str) -> Encoder:
+    return by_name[name].make(Given(given, made))
+
+  return made(entry.name)
+
+
+def build(identity: Identity, folder: pathlib.Path, networks: Mapping[str, str] = NOWHERE) -> Encoder:
   """The encoder with this identity.
 
   Args:
     identity: JSON values.
     folder: of the bundle, which holds what was fitted.
-    clap: folder or id of the CLAP model; by default what the identity names.
+    networks: folder or id of a pretrained network by its encoder's name; by default what the identity names.
 
   Raises:
     errors.BundleError: it is unknown here, or it is not what it was when the data was made.
     errors.ConfigError: a pretrained network cannot be loaded.
   """
-  name = identity.get('encoder')
-  if name not in _BUILDERS:
-    raise errors.BundleError(f'encoder {name!r} is unknown; known are {", ".join(_BUILDERS)}')
-  encoder = _BUILDERS[name](identity, folder, clap)
+  encoder = _rebuild(identity, folder, networks)
   if not same(encoder.identity, identity):
     raise errors.BundleError(
-      f'encoder {name!r} is not the one that the training data was made with; use that version and weights'
+      f'encoder {identity["encoder"]!r} is not the one that the training data was made with; use that '
+      'version and weights'
     )
   return encoder
 
 
-def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _rebuild(identity: Identity, folder: pathlib.Path, networks: Mapping[str, str]) -> Encoder:
+  name = identity.get('encoder')
+  entry = _BY_NAME.get(str(name))
+  if entry is None or entry.rebuild is None:
+    raise errors.BundleError(f'encoder {name!r} is unknown; known are {", ".join(_BY_NAME)}')
+  return entry.rebuild(identity, Sources(folder, networks, lambda part: _rebuild(part, folder, networks)))
+
+
+def same(one: Identity, other: Identity) -> bool:
   """Whether two identities are of the same encoder, wherever its network lies."""
-
-  def plain(identity: Mapping[str, Any]) -> dict:
-    plain = json.loads(json.dumps(identity))
-    for part in (plain, plain.get('embedder') or {}):
-      if part.get('encoder') == 'clap':
-        part.pop('model', None)  # a place; the hash says which
-        # Captions are for training; what a text or a recording becomes is the same.
-        part['config'].pop('captions', None)
-    return plain
-
-  return plain(one) == plain(other)
+  return _essence(json.loads(json.dumps(one))) == _essence(json.loads(json.dumps(other)))
 
 
-def _clap(identity: Mapping[str, Any], folder: pathlib.Path, clap: str | None) -> ClapEncoder:
-  del folder
-  return ClapEncoder(clap or identity['model'], description.rebuild(identity['config'], [ClapConfig]))
-
-
-def _style(identity: Mapping[str, Any], folder: pathlib.Path, clap: str | None) -> style.StyleTokens:
-  codebooks, _ = style.read(folder / STYLE_FILE)
-  return style.StyleTokens(_clap(identity['embedder'], folder, clap), codebooks)
-
-
-def _motion(identity: Mapping[str, Any], folder: pathlib.Path, clap: str | None) -> MotionEncoder:
-  del folder, clap
-  return description.rebuild(identity['config'], [MotionEncoder])
-
-
-_BUILDERS: dict[str, Callable[..., Encoder]] = {'motion': _motion, 'clap': _clap, 'style': _style}
+def _essence(value: Any) -> Any:
+  if not isinstance(value, dict):
+    return value
+  entry = _BY_NAME.get(str(value.get('encoder')))
+  return {key: _essence(part) for key, part in (entry.essence(value) if entry else value).items()}

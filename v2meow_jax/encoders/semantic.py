@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 
 from v2meow_jax import description, errors, files
 from v2meow_jax.encoders import kmeans
+from v2meow_jax.encoders.entry import Entry, Option
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
 
@@ -178,3 +179,15 @@ class SemanticEncoder:
       raise errors.BundleError(
         f'{path}: missing, or not a semantic encoder ({error}); see v2meow fit-semantic'
       ) from error
+
+
+ENTRY = Entry(
+  'semantic',
+  'audio/semantic',
+  make=lambda given: SemanticEncoder.load(given.options['semantic']),
+  rebuild=lambda identity, sources: SemanticEncoder.load(sources.folder / ENTRY.file),
+  options=(Option('semantic', "fit-semantic's file, instead of --bundle", pathlib.Path),),
+  needs=('semantic',),
+  wanted='--bundle, or --semantic with a fitted encoder',
+  fitted=lambda path: SemanticEncoder.load(path).identity,
+)

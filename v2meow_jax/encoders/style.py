@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from v2meow_jax import errors, files
 from v2meow_jax.encoders import kmeans
 from v2meow_jax.encoders.base import StyleEncoder
+from v2meow_jax.encoders.entry import Entry, Given, Identity, Option, Sources
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
 
@@ -113,3 +114,25 @@ def read(path: str | pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
     raise errors.BundleError(
       f'{path}: missing, or not style codebooks ({error}); see v2meow fit-style'
     ) from error
+
+
+def _make(given: Given) -> StyleTokens:
+  codebooks, _ = read(given.options['style'])
+  return StyleTokens(given.make('clap'), codebooks)  # type: ignore[arg-type] (a style encoder)
+
+
+def _rebuild(identity: Identity, sources: Sources) -> StyleTokens:
+  codebooks, _ = read(sources.folder / ENTRY.file)
+  return StyleTokens(sources.build(identity['embedder']), codebooks)  # type: ignore[arg-type] (a style encoder)
+
+
+ENTRY = Entry(
+  'style',
+  'style/tokens',
+  make=_make,
+  rebuild=_rebuild,
+  options=(Option('style', "fit-style's file, for style/tokens", pathlib.Path),),
+  needs=('clap', 'style'),
+  wanted="--clap, the folder or id of a CLAP model, and --style, fit-style's file",
+  fitted=lambda path: {'sha256': digest(read(path)[0])},
+)

@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+import gin
 from v2meow_jax import description
+from v2meow_jax.encoders.configured import configured
+from v2meow_jax.encoders.entry import Entry, Option
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
 
 
+@gin.register
 @dataclasses.dataclass(frozen=True)
 class WaveformEncoder:
   """16-bit PCM at `sample_rate` Hz."""
@@ -35,3 +39,12 @@ class WaveformEncoder:
     """Samples in -32768 .. 32767."""
     audio = clip.audio(self.sample_rate, self.channels)
     return np.clip(np.round(audio * 32768.0), -32768, 32767).astype(np.int16)
+
+
+ENTRY = Entry(
+  'waveform',
+  'audio/waveform',
+  make=lambda given: configured(WaveformEncoder, sample_rate=given.options.get('sample_rate')),
+  rebuild=lambda identity, sources: description.rebuild(identity['config'], [WaveformEncoder]),
+  options=(Option('sample_rate', 'of audio/waveform, in Hz; 16000 by default', int),),
+)

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import pathlib
+import warnings
 from fractions import Fraction
 
 import av
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import soxr
 
-from v2meow_jax import description, files
+from v2meow_jax import description, errors, files
 from v2meow_jax.codec import losses, quantizer
 from v2meow_jax.codec.codec import Codec
 from v2meow_jax.media import audio as audio_files
+from v2meow_jax.media import probe
 
 OPUS_RATES = (6000, 8000, 12000, 16000, 24000)  # bits a second; libopus goes no lower than the first
 MEASURES = {
@@ -25,6 +27,7 @@ MEASURES = {
   'si_sdr': 'SI-SDR, dB (more is better)',
 }
 BFLOAT16_LIMIT = 40.0  # dB
+AUDIO_SUFFIXES = ('.wav', '.flac', '.ogg', '.opus', '.mp3', '.m4a', '.mp4', '.mkv', '.webm', '.mov')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,3 +300,46 @@ label {{ display: inline-block; font-size: small }}
 <details><summary>Settings</summary><pre>{told(json.dumps(report['codec'], indent=2))}</pre></details>
 </html>
 """
+
+
+def read_clips(codec: Codec, source: pathlib.Path, count: int, seconds: float) -> dict[str, np.ndarray]:
+  """Name -> audio from the middle of up to `count` media files of a folder, or of the one file given.
+
+  Raises:
+    errors.MediaError: none can be measured.
+  """
+  paths = [source]
+  if source.is_dir():
+    paths = sorted(path for path in source.rglob('*') if path.suffix.lower() in AUDIO_SUFFIXES)
+  clips: dict[str, np.ndarray] = {}
+  for path in paths[:: max(1, len(paths) // count)]:
+    about = probe.probe(path).audio
+    if about is None:
+      warnings.warn(f'{path}: it has no sound, so it is passed over', stacklevel=1)
+      continue
+    middle = max(0.0, (float(about.duration) - seconds) / 2)
+    sound, _ = audio_files.load_audio(path, codec.sample_rate, codec.channels, middle, seconds)
+    if not np.isfinite(sound).all() or not sound.any() or len(sound) < 4096:
+      warnings.warn(f'{path}: silent, damaged or too short in its middle, so it is passed over', stacklevel=1)
+      continue
+    clips[path.stem if path.stem not in clips else str(path)] = sound
+    if len(clips) == count:
+      break
+  if not clips:
+    raise errors.MediaError(f'{source}: no audio that can be measured is there')
+  return clips
+
+
+def narrowed(codec: Codec, codes: np.ndarray) -> Codec:
+  """The codec in bfloat16, if that is near enough on the first seconds of these codes.
+
+  Raises:
+    errors.ConfigError: it is not.
+  """
+  ratio = bfloat16_quality(codec, codes[: codec.block])
+  if ratio <= BFLOAT16_LIMIT:
+    raise errors.ConfigError(
+      f'--bfloat16: this codec is then {ratio:.1f} dB from float32, less than {BFLOAT16_LIMIT:g}; '
+      'leave it out'
+    )
+  return codec.with_dtype('bfloat16')

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from v2meow_jax import linen, stages
-from v2meow_jax.generation import guidance
-from v2meow_jax.generation import sampling as sampling_lib
+from v2meow_jax.generation import draw, guidance
 from v2meow_jax.models import cache as cache_lib
 from v2meow_jax.models.stage_model import StageModel
+from v2meow_jax.sampling import Knobs
 
 SHORTEST_ROOM = 256  # elements, below which two loops are not worth the compiling
 
@@ -23,7 +23,7 @@ def generate(
   counts: Int[Array, ' rows'],
   keys: Array,
   stop: Int[Array, ''] | int,
-  knobs: sampling_lib.Knobs,
+  knobs: Knobs,
   banned: Bool[Array, 'depth codes'] | None,
   dropped: Bool[Array, 'branches conditions'],
   weights: Float[Array, ' branches'],
@@ -76,7 +76,7 @@ def generate(
     if banned is not None:
       logits = jnp.where(banned[jnp.asarray(stages.levels_of(target, step))], -jnp.inf, logits)
     step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-    drawn = sampling_lib.draw(step_keys, logits, knobs, restricted)
+    drawn = draw.draw(step_keys, logits, knobs, restricted)
     seen = jax.lax.dynamic_index_in_dim(marks, step, 1, keepdims=False)
     return jnp.where(seen, jax.lax.dynamic_index_in_dim(given, step, 1, keepdims=False), drawn)
 

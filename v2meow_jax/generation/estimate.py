@@ -12,8 +12,8 @@ import numpy as np
 
 from v2meow_jax import stages
 from v2meow_jax.generation import guidance, windows
-from v2meow_jax.generation.sampling import Sampling
-from v2meow_jax.generation.score import StageRunner
+from v2meow_jax.models.runner import StageRunner
+from v2meow_jax.sampling import Sampling
 
 # What a layer's step costs beyond reading its weights: norms, attention, many small operations.
 LAYER_SECONDS = {'cpu': 1e-4, 'gpu': 4e-5, 'tpu': 4e-5}

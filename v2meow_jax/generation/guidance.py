@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from v2meow_jax import errors
-from v2meow_jax.generation.sampling import Sampling
+from v2meow_jax.sampling import Sampling
 from v2meow_jax.stages import Condition, Stage
 
 GROUPS = ('video', 'style')  # in the order in which they join

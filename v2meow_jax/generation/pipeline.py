@@ -6,22 +6,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from v2meow_jax import errors
+from v2meow_jax.bundles import Bundle
 from v2meow_jax.codec.codec import Codec
+from v2meow_jax.encoders import registry
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.generation import decode, request
 from v2meow_jax.generation import estimate as estimates
 from v2meow_jax.generation.request import Request
-from v2meow_jax.generation.sampling import Sampling
-from v2meow_jax.generation.score import Progress, Score, StageRunner, window_batch
-from v2meow_jax.models import layout
-from v2meow_jax.models.stage_model import StageModel
+from v2meow_jax.generation.score import Progress, Score
+from v2meow_jax.models.runner import StageRunner
 from v2meow_jax.partitioning import Partitioner
+from v2meow_jax.sampling import Sampling
 from v2meow_jax.streams import Stream
 
 
@@ -75,23 +74,35 @@ class Pipeline:
       raise errors.ConfigError(f'rows {rows} is not a positive number')
     self.encoders, self.codec, self.rows = list(encoders), codec, rows
     self.token_encoders = [*token_encoders, codec]
-    self.stages = [prepared(runner, dtype) for runner in stages]
+    self.stages = [runner.prepared(dtype) for runner in stages]
     self._generate, self._multiple = decode.generate_here, 1
     if partitioner is not None:
       self._generate = partitioner.jit(decode.generate, static_argnames=decode.STATIC)
       self._multiple = partitioner.ways(partitioner.spec(('batch',)), partitioner.mesh.shape)[0]
-      self.stages = [_placed(runner, partitioner) for runner in self.stages]
+      self.stages = [runner.placed(partitioner) for runner in self.stages]
 
-  @staticmethod
-  def load(bundle: str | os.PathLike, **settings) -> 'Pipeline':
-    """The pipeline of a bundle; `settings` are those of the constructor.
+  @classmethod
+  def load(
+    cls,
+    bundle: str | os.PathLike | Bundle,
+    *,
+    networks: Mapping[str, str] = registry.NOWHERE,
+    **settings,
+  ) -> 'Pipeline':
+    """The pipeline of a bundle.
+
+    Args:
+      bundle: its folder, or the bundle already opened.
+      networks: folder or id of a pretrained network by the name of its encoder, where it is not the one that
+        the bundle names.
+      **settings: of the constructor.
 
     Raises:
       errors.BundleError: it is none, it is damaged, or it needs a newer version.
     """
-    from v2meow_jax.bundle import Bundle
-
-    return Bundle(bundle).pipeline(**settings)
+    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    encoders, codec = opened.encoders(networks), opened.codec()
+    return cls(encoders, opened.stages(), codec, token_encoders=opened.token_encoders(), **settings)
 
   def generate(
     self,
@@ -204,6 +215,11 @@ class Pipeline:
     streams += dict.fromkeys(runner.stage.target.stream for runner in self.stages)
     return [stream for stream in streams if stream.rate]
 
+  @property
+  def sampling(self) -> dict[str, Sampling]:
+    """How each stage draws unless something else is asked for, by its name."""
+    return {runner.stage.name: runner.sampling for runner in self.stages}
+
   def _samplings(self, sampling: Mapping[str, Sampling] | None) -> list[Sampling]:
     return [(sampling or {}).get(runner.stage.name, runner.sampling) for runner in self.stages]
 
@@ -250,31 +266,6 @@ class Pipeline:
       stream = made.stage.target.stream
       streams[stream.name] = score.read(piece, stream, 0, made.layouts[piece].frames)
     return streams
-
-
-def prepared(runner: StageRunner, dtype: str) -> StageRunner:
-  """The stage with its weights and arithmetic in `dtype`, and as this machine multiplies fastest.
-
-  Norms, softmax and logits stay float32.
-  """
-  if dtype not in ('float32', 'bfloat16'):
-    raise errors.ConfigError(f'dtype {dtype!r} is neither float32 nor bfloat16')
-  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), runner.params)
-  turned = jax.default_backend() == 'cpu' and not runner.model.config.transposed
-  if turned:
-    params = layout.transpose_kernels(params)
-  config = runner.model.config
-  config = dataclasses.replace(config, dtype=dtype, transposed=config.transposed or turned)
-  return StageRunner(StageModel(runner.stage, config), params, runner.sampling)
-
-
-def _placed(runner: StageRunner, partitioner: Partitioner) -> StageRunner:
-  """The stage with its weights where the partitioner's rules put them."""
-  example = window_batch(runner.stage, lambda stream, *_: np.zeros((0, stream.width)), Fraction(0))
-  batch = {name: value[None] for name, value in example.items()}
-  shardings, _ = partitioner.state_sharding(runner.model.init, jax.random.key(0), batch)
-  params = jax.device_put(runner.params, shardings['params'])
-  return dataclasses.replace(runner, params=params)
 
 
 def _check_order(encoders: Sequence[Encoder], stages: Sequence[StageRunner], codec: Codec) -> None:

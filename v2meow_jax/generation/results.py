@@ -10,8 +10,8 @@ from v2meow_jax import __version__, description, files
 from v2meow_jax.generation import picture
 from v2meow_jax.generation.pipeline import Generated, Pipeline
 from v2meow_jax.generation.request import Request, fingerprint
-from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.media import audio, loudness, mux
+from v2meow_jax.sampling import Sampling
 
 SUFFIXES = ('mp4', 'wav', 'png', 'json')
 

@@ -15,28 +15,13 @@ from jaxtyping import Int
 from v2meow_jax import errors
 from v2meow_jax.generation import guidance, windows
 from v2meow_jax.generation.request import Piece
-from v2meow_jax.generation.sampling import Sampling
 from v2meow_jax.generation.windows import Layout, Window
-from v2meow_jax.models.stage_model import StageModel
-from v2meow_jax.stages import Stage
-from v2meow_jax.streams import Stream, crop
+from v2meow_jax.models.runner import StageRunner
+from v2meow_jax.sampling import Sampling
+from v2meow_jax.streams import Stream
 
 # Of a stage by name: windows done, and in all; of a stream that is encoded: elements.
 Progress = Callable[[str, int, int], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class StageRunner:
-  """A stage that is ready to run."""
-
-  model: StageModel
-  params: dict
-  sampling: Sampling
-
-  @property
-  def stage(self) -> Stage:
-    """What it does."""
-    return self.model.stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,9 +163,7 @@ class Score:
     for row, job in zip(known, rows, strict=True):
       tail = score.made[job.piece][job.window.first : job.window.first + job.known]
       row[: len(tail)] = tail
-    examples = [
-      window_batch(stage, functools.partial(self.read, job.piece), job.window.start) for job in rows
-    ]
+    examples = [stage.crop(functools.partial(self.read, job.piece), job.window.start) for job in rows]
     batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
     place = zlib.crc32(stage.name.encode())
     keys = [
@@ -224,19 +207,3 @@ class Score:
       part = made[first:stop]
       values[: len(part), slice(*span)] = part
     return values
-
-
-def window_batch(
-  stage: Stage, read: Callable[[Stream, int, int], np.ndarray], start: Fraction
-) -> dict[str, np.ndarray]:
-  """One example: the conditions of a window, and the target's offset, as a training crop would have them.
-
-  Args:
-    stage: whose.
-    read: (stream, first, stop) -> elements, fewer or none where there are none.
-    start: of the window, in seconds.
-  """
-  example = {}
-  for stream in stage.streams:
-    example |= crop(stream, functools.partial(read, stream), start, stage.crop_seconds)
-  return example

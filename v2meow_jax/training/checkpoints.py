@@ -109,6 +109,7 @@ class Checkpoints:
       )
     if keep_hours:
       kept.append(policies.EveryNSeconds(max(1, round(keep_hours * 3600))))
+    self._read_only = read_only
     self._manager = _open(
       self.path,
       ocp.CheckpointManagerOptions(
@@ -238,7 +239,7 @@ class Checkpoints:
 
   def _set_aside(self, steps: list[int]) -> None:
     """Removes damaged checkpoints from the folder, so that they do not count as the latest."""
-    if not steps or self._manager._options.read_only:
+    if not steps or self._read_only:
       return
     for step in steps:
       if '://' in str(self.path):

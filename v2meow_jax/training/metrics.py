@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from v2meow_jax import terminal
 
 UPLOAD_SECONDS = 60.0
 
@@ -156,38 +156,25 @@ class Silence:
 
 
 class TrainingProgress:
-  """A bar on a terminal; a line now and then where the output is a file."""
+  """A line that is updated on a terminal; a line of metrics now and then where the output is a file."""
 
   def __init__(self, total: int, start: int):
-    console = Console(stderr=True)
-    self._bar = None
-    if console.is_terminal:
-      self._bar = Progress(
-        TextColumn('training'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn('{task.fields[note]}'),
-        console=console,
-      )
-      self._task = self._bar.add_task('train', total=total, completed=start, note='')
-      self._bar.start()
+    self._line = terminal.Progress(quiet=True)
     self._total = total
+    self.advance(start)
 
   def advance(self, step: int) -> None:
-    """Moves the bar."""
-    if self._bar:
-      self._bar.update(self._task, completed=step)
+    """Moves the line."""
+    self._line.update('training', step, self._total)
 
   def note(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
-    """Shows a few of the scalars."""
+    """Shows the scalars."""
     text = '  '.join(f'{name} {value:.4g}' for name, value in scalars.items())
-    if self._bar and split == 'train':
-      self._bar.update(self._task, note=text[:60])
+    if self._line.live and split == 'train':
+      self._line.update('training', step, self._total, note=text[:60])
     else:
-      print(f'step {step}/{self._total}  {split}: {text}', file=sys.stderr, flush=True)
+      self._line.say(f'step {step}/{self._total}  {split}: {text}')
 
   def close(self) -> None:
     """Leaves the terminal as it was."""
-    if self._bar:
-      self._bar.stop()
+    self._line.close()

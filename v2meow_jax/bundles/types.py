@@ -1,0 +1,42 @@
+"""What bundles and runs describe in JSON, and a stage or codec from such a description."""
+
+from typing import Any
+
+from v2meow_jax import description
+from v2meow_jax.codec import codec as codec_lib
+from v2meow_jax.codec.codec import CodecConfig
+from v2meow_jax.models.runner import StageRunner
+from v2meow_jax.models.stage_model import StageModel
+from v2meow_jax.models.transformer import TransformerConfig
+from v2meow_jax.sampling import Sampling
+from v2meow_jax.stages import Condition, Stage, Target
+from v2meow_jax.streams import Stream
+
+FORMAT = 2  # 2: guidance in the sampling, style encoders
+# Nothing else is ever constructed.
+TYPES = (*codec_lib.TYPES, TransformerConfig, Stage, Condition, Target, Stream, Sampling)
+
+
+def stage(about: dict[str, Any]) -> Stage:
+  """The stage that a run's `model.json`, or its part of `bundle.json`, describes."""
+  return description.rebuild(about['stage'], TYPES)
+
+
+def transformer(about: dict[str, Any]) -> TransformerConfig:
+  """Its network's settings."""
+  return description.rebuild(about['transformer'], TYPES)
+
+
+def sampling(about: dict[str, Any]) -> Sampling:
+  """How a bundle draws its tokens."""
+  return description.rebuild(about['sampling'], TYPES)
+
+
+def codec(about: dict[str, Any]) -> CodecConfig:
+  """A codec's settings as `bundle.json` has them under `config`."""
+  return description.rebuild(about, TYPES)
+
+
+def runner(about: dict[str, Any], weights: Any) -> StageRunner:
+  """A bundle's stage, ready to run."""
+  return StageRunner(StageModel(stage(about), transformer(about)), weights, sampling(about))

@@ -1,0 +1,1 @@
+"""`v2meow COMMAND`, one a file: reads flags, calls a room, prints, chooses the exit status."""

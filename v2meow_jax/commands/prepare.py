@@ -1,0 +1,52 @@
+"""`v2meow prepare`: media files to a dataset of clips x streams."""
+
+import os
+import pathlib
+
+from v2meow_jax import bundles, errors
+from v2meow_jax.bundles.codec_entry import CODEC
+from v2meow_jax.data import preparation
+from v2meow_jax.encoders import registry
+from v2meow_jax.experiment import configuration
+
+ENTRIES = (*registry.ENTRIES, CODEC)
+
+
+def main(argv: list[str]) -> int:
+  """Prepares a dataset, or adds streams to one."""
+  parser = configuration.parser('v2meow prepare', main.__doc__)
+  streams = ', '.join(entry.stream for entry in ENTRIES)
+  parser.add_argument('--manifest', type=pathlib.Path, help='JSON lines; not needed to add streams')
+  parser.add_argument('--out', type=pathlib.Path, required=True, help='directory of the dataset')
+  parser.add_argument('--streams', default='video/motion', help=f'comma-separated, of {streams}')
+  parser.add_argument('--bundle', type=pathlib.Path, help='whose encoders and codec to use')
+  for option in registry.options(ENTRIES):
+    if option.kind is bool:
+      parser.add_argument(f'--{option.name}', action='store_true', help=option.help)
+    else:
+      parser.add_argument(f'--{option.name}', type=option.kind, help=option.help)
+  parser.add_argument('--clip_seconds', type=float, default=60.0, help='longest clip')
+  parser.add_argument('--validation_share', type=float, default=0.05, help='share of the sources')
+  parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes')
+  args = configuration.parse(parser, argv)
+  if not 1 <= args.clip_seconds <= 60:
+    raise errors.ConfigError(f'--clip_seconds: {args.clip_seconds:g} is not between 1 and 60')
+  if not 0 <= args.validation_share < 1:
+    raise errors.ConfigError(f'--validation_share: {args.validation_share:g} is not in [0, 1)')
+  preparation.require_tensorflow()
+  if args.gin_file or args.bindings:
+    configuration.load(args, recipe=False)
+  names = list(dict.fromkeys(name.strip() for name in args.streams.split(',') if name.strip()))
+  opened = bundles.load(args.bundle) if args.bundle else None
+  bundled = opened.encoder_of if opened else lambda stream: None
+  encoders = [registry.make(name, ENTRIES, vars(args), bundled) for name in names]
+  if args.manifest is not None:
+    preparation.make_table(
+      args.manifest, args.out, validation_share=args.validation_share, clip_seconds=args.clip_seconds
+    )
+  clips, rejected = preparation.prepare_streams(args.out, encoders, workers=args.workers)
+  turned_away = (args.out / 'rejected.jsonl').read_text().count('\n')
+  print(f'{args.out}: {clips} clips with {", ".join(names)}')
+  if turned_away:
+    print(f'{args.out}/rejected.jsonl: {turned_away} rejected, {len(rejected)} of them now')
+  return 0

@@ -1,0 +1,109 @@
+"""What a gin configuration says is to be trained, and its training."""
+
+import argparse
+from collections.abc import Callable
+
+from etils import epath
+
+import gin
+from v2meow_jax.experiment import configuration
+from v2meow_jax.partitioning import Partitioner
+from v2meow_jax.training import loop
+from v2meow_jax.training.guard import Guard
+from v2meow_jax.training.protocols import Batches, Sampler, Trainable, WarmStart
+
+
+# `v2meow_jax.train` is how gin files have known it from the first.
+@gin.configurable('train', module='v2meow_jax')
+def train(
+  *,
+  model_dir: str,
+  trainable: Trainable,
+  batches: Batches,
+  total_steps: int,
+  eval_batches: Batches | None = None,
+  eval_steps: int = 8,
+  partitioner: Partitioner | None = None,
+  guard: Guard | None = None,
+  warm_start: WarmStart | None = None,
+  sampler: Sampler | None = None,
+  seed: int = 0,
+  log_every: int = 20,
+  eval_every: int = 200,
+  sample_every: int = 0,
+  checkpoint_every: int = 200,
+  keep: int = 2,
+  keep_best: int = 0,
+  keep_hours: float = 0.0,
+  profile_steps: tuple[int, int] | None = None,
+  stop_after_seconds: float | None = None,
+  hang_seconds: float = 1800.0,
+  instead: Callable | None = None,
+):
+  """Trains into `model_dir`, or goes on from the latest checkpoint there; see `training.loop.train`.
+
+  Args:
+    model_dir: the run's directory; local, or of an object store (`gs://`).
+    trainable: what to train: `@CodecTrainable()` or `@StageTrainable()`.
+    batches: training data: `@stage_batches()`, `@ClipBatches()` or `@SeqioBatches()`.
+    total_steps: steps of the whole run.
+    eval_batches: data for evaluation.
+    eval_steps: batches of an evaluation.
+    partitioner: mesh and rules; all devices as data parallel by default.
+    guard: what is done about bad steps.
+    warm_start: weights to begin with.
+    sampler: makes something to hear every `sample_every` steps.
+    seed: of everything random in training.
+    log_every, eval_every, sample_every, checkpoint_every: steps.
+    keep, keep_best, keep_hours: checkpoints kept: the latest, those of the lowest validation loss, and
+      one in so many hours.
+    profile_steps: (first, last) step of a profiler trace.
+    stop_after_seconds: stop, resumable, after this time.
+    hang_seconds: end the process after so long without progress.
+    instead: called with trainable, batches, partitioner and guard, in place of training.
+  """
+  partitioner, guard = partitioner or Partitioner(), guard or Guard()
+  if instead is not None:
+    return instead(trainable, batches, partitioner, guard)
+
+  def started() -> None:
+    (epath.Path(model_dir) / 'config.gin').write_text(gin.operative_config_str())
+
+  return loop.train(
+    run_dir=model_dir,
+    trainable=trainable,
+    batches=batches,
+    eval_batches=eval_batches,
+    partitioner=partitioner,
+    guard=guard,
+    warm_start=warm_start,
+    sampler=sampler,
+    seed=seed,
+    started=started,
+    total_steps=total_steps,
+    eval_steps=eval_steps,
+    log_every=log_every,
+    eval_every=eval_every,
+    sample_every=sample_every,
+    checkpoint_every=checkpoint_every,
+    keep=keep,
+    keep_best=keep_best,
+    keep_hours=keep_hours,
+    profile_steps=profile_steps,
+    stop_after_seconds=stop_after_seconds,
+    hang_seconds=hang_seconds,
+  )
+
+
+def inspect(args: argparse.Namespace, look: Callable) -> None:
+  """Calls `look(trainable, batches, partitioner, guard)` with what is configured, and trains nothing.
+
+  Args:
+    args: of `configuration.parse`.
+    look: is given what would be trained.
+  """
+  # Neither is looked at, so neither need be given.
+  args.bindings = ['MODEL_DIR="none"', 'DATASET_DIR="none"', *args.bindings]
+  configuration.load(args)
+  with configuration.built():
+    train(instead=look)  # type: ignore[call-arg] (gin gives the rest)

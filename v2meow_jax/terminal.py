@@ -1,0 +1,138 @@
+"""How a command speaks: bad input in one sentence, long work in one line that is updated."""
+
+import logging
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from v2meow_jax import errors
+
+# Between two lines about the same work where the output is no terminal.
+LINE_SECONDS = 30.0
+
+
+def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+  """Exit status of a command: 2 and one sentence on standard error where the input is at fault.
+
+  `--debug` anywhere shows the traceback as well.
+  """
+  logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax thinks aloud
+  warnings.formatwarning = lambda message, *rest, **more: f'v2meow: {message}\n'
+  debug = '--debug' in argv
+  argv = [argument for argument in argv if argument != '--debug']
+  try:
+    return main(argv) or 0
+  except errors.InputError as error:
+    failure, message = error, first_part(error)
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+  except OSError as error:
+    where = f'{error.filename}: ' if error.filename else ''
+    failure, message = error, f'{where}{error.strerror or first_part(error)}'
+  except KeyboardInterrupt:
+    print('v2meow: interrupted', file=sys.stderr)
+    return 130
+  if debug:
+    traceback.print_exception(failure)
+  say_error(message)
+  return 2
+
+
+def first_part(error: BaseException) -> str:
+  """An exception's message without the trail of callers that gin appends to it."""
+  return str(error).split('\n  In call to configurable')[0].strip()
+
+
+def say(text: str) -> None:
+  """A line beside the results: on standard error, at once."""
+  print(text, file=sys.stderr, flush=True)
+
+
+def say_error(message: str) -> None:
+  """One sentence on what went wrong."""
+  say(f'v2meow: {" ".join(message.split())}')
+
+
+class Progress:
+  """How far long work is: one updated line on a terminal, a line now and then elsewhere.
+
+  Work may have several parts that take turns; the line is about the one that moved last. Where the output is
+  no terminal, a part has a line when it is done, and one every `LINE_SECONDS` before that.
+
+  Args:
+    quiet: say nothing where the output is no terminal.
+  """
+
+  def __init__(self, quiet: bool = False):
+    # rich takes a tenth of a second to import, which short commands need not pay.
+    from rich import progress
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    self.live = console.is_terminal
+    self._quiet, self._said = quiet, time.monotonic()
+    self._finished: set[str] = set()
+    self._bar = progress.Progress(
+      progress.TextColumn('{task.description}'),
+      progress.BarColumn(),
+      progress.MofNCompleteColumn(),
+      progress.TimeRemainingColumn(),
+      progress.TextColumn('{task.fields[note]}'),
+      console=console,
+      disable=not self.live,
+    )
+    self._tasks: dict[str, Any] = {}
+
+  def __enter__(self) -> 'Progress':
+    return self
+
+  def __exit__(self, *failure: object) -> None:
+    self.close()
+
+  def update(self, part: str, done: int, total: int, note: str | None = None) -> None:
+    """`done` of `total` of a part are done; `note` stands behind it on a terminal."""
+    if self.live:
+      self._bar.start()
+      for name, task in self._tasks.items():
+        self._bar.update(task, visible=name == part)
+      if part not in self._tasks:
+        # What was there before this process is no measure of its speed.
+        self._tasks[part] = self._bar.add_task(part, total=total, completed=done, note='')
+      task = self._tasks[part]
+      self._bar.update(task, completed=done, total=total, visible=True)
+      if note is not None:
+        self._bar.update(task, note=note)
+      return
+    ended = done >= total
+    due = time.monotonic() - self._said >= LINE_SECONDS
+    if self._quiet or not (due or (ended and part not in self._finished)):
+      return
+    if ended:
+      self._finished.add(part)
+    self._said = time.monotonic()
+    say(f'{part}: {done} of {total}')
+
+  def track(self, items: Iterable, total: int, part: str) -> Iterator:
+    """Passes items on and counts them."""
+    if total:
+      self.update(part, 0, total)
+    for number, item in enumerate(items, 1):
+      self.update(part, number, total)
+      yield item
+
+  def say(self, text: str) -> None:
+    """A line that stays, above the one that is updated."""
+    if self.live:
+      self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    else:
+      say(text)
+
+  def close(self) -> None:
+    """Leaves the terminal as it was."""
+    if self.live:
+      self._bar.stop()
