@@ -1,5 +1,6 @@
 """The command line: quick to answer, one sentence for bad input, and gin as T5X has it."""
 
+import importlib
 import os
 import pathlib
 import subprocess
@@ -28,7 +29,7 @@ def test_help_answers_within_a_second_and_imports_no_jax():
 
 @pytest.mark.parametrize('name', cli.COMMANDS)
 def test_every_command_is_also_a_module(name):
-  module = __import__(f'v2meow_jax.{cli.MODULES[name]}', fromlist=['main'])
+  module = importlib.import_module(f'v2meow_jax.commands.{name.replace("-", "_")}')
   with pytest.raises(SystemExit) as left:
     module.main(['--help'])
   assert left.value.code == 0

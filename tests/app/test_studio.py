@@ -15,6 +15,7 @@ from media_files import write_video
 from v2meow_jax import bundles, errors
 from v2meow_jax.app.studio import Limits, Made, Studio, Working
 from v2meow_jax.generation import results
+from v2meow_jax.generation.pipeline import Pipeline
 from v2meow_jax.generation.request import Request
 from v2meow_jax.media import loudness, probe
 
@@ -22,7 +23,7 @@ from v2meow_jax.media import loudness, probe
 @pytest.fixture(scope='module')
 def studio(small_bundle):
   loaded = bundles.load(small_bundle)
-  return Studio(loaded.pipeline(), loaded.digest, Limits(seconds=5, minutes=1))
+  return Studio(Pipeline.load(loaded), loaded.digest, Limits(seconds=5, minutes=1))
 
 
 def sampling(studio):

@@ -13,6 +13,8 @@ import pytest
 from v2meow_jax.experiment import compilation
 from v2meow_jax.experiment.configuration import gin_directory
 
+HERE = pathlib.Path(__file__).parent
+
 # As XLA prints them: f32 and bf16 tensors, tuples, layouts with tiles, asynchronous pairs, and what is none.
 HLO = """
 HloModule jit_step, is_scheduled=true
@@ -55,7 +57,7 @@ def test_a_program_without_collectives_has_none():
 
 PROGRAM = """
 import dataclasses, json, sys
-sys.path[:0] = sys.argv[1:2]
+sys.path[:0] = sys.argv[1:3]
 import jax, optax
 import test_planning as t
 from v2meow_jax.experiment import compilation
@@ -95,7 +97,7 @@ def run(*command, **env):
 @pytest.fixture(scope='module')
 def compiled():
   flags = '--xla_force_host_platform_device_count=8'
-  done = run('-c', PROGRAM, str(pathlib.Path(__file__).parent), XLA_FLAGS=flags)
+  done = run('-c', PROGRAM, str(HERE), str(HERE.parent), XLA_FLAGS=flags)
   assert done.returncode == 0, done.stderr
   return json.loads(done.stdout)
 

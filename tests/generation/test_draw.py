@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 
 from v2meow_jax import errors
-from v2meow_jax.generation import draw
+from v2meow_jax.generation import draw as draw_lib
 from v2meow_jax.sampling import Sampling
 
-compiled = jax.jit(draw.draw, static_argnums=3)
+compiled = jax.jit(draw_lib.draw, static_argnums=3)
 
 
 def draw(keys, logits, settings):
@@ -66,7 +66,7 @@ def kept_by_loop(row, temperature, top_k, top_p):
 def test_what_stays_is_what_the_definitions_say(temperature, top_k, top_p):
   logits = logits_of(4, 10, 30)
   knobs = Sampling(temperature, top_k, top_p).knobs()
-  found = np.asarray(draw.restrict(logits / np.float32(temperature), knobs))
+  found = np.asarray(draw_lib.restrict(logits / np.float32(temperature), knobs))
   for i in np.ndindex(4, 10):
     kept = kept_by_loop(logits[i], temperature, top_k, 2.0 if top_p == 1 else top_p)
     assert set(np.flatnonzero(np.isfinite(found[i]))) == kept
