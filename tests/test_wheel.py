@@ -49,7 +49,7 @@ def test_it_generates_and_reads_its_recipes_outside_of_the_repository(
   ]
   subprocess.run([*install, str(wheel)], check=True)
   code = (
-    'import sys, v2meow_jax\nfrom v2meow_jax import cli, configuration\n'
+    'import sys, v2meow_jax\nfrom v2meow_jax import cli\nfrom v2meow_jax.experiment import configuration\n'
     f'assert v2meow_jax.__file__.startswith({str(site)!r}), v2meow_jax.__file__\n'
     'assert (configuration.gin_directory() / "recipes" / "tiny_codec.gin").is_file()\n'
     f'options = ["--bundle", {str(small_bundle)!r}, "--duration", "1"]\n'
