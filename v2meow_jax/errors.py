@@ -14,6 +14,10 @@ class MediaError(InputError):
   """A media file that is missing, damaged or lacks the stream that was asked of it."""
 
 
+class MediaEnded(MediaError):
+  """A media file that ends before what was asked of it begins."""
+
+
 class DatasetError(InputError):
   """A prepared dataset, manifest or record that is missing, damaged or does not match."""
 

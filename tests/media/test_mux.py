@@ -8,7 +8,7 @@ import pytest
 from media_files import index_of, write_video
 
 from v2meow_jax import errors
-from v2meow_jax.media import audio, frames, mux, probe
+from v2meow_jax.media import audio, container, frames, mux, probe
 
 
 @pytest.fixture
@@ -68,9 +68,9 @@ def test_other_containers_start_at_zero(tmp_path, click, name, codec):
   if name != 'a.ts':  # start codes become lengths
     assert packets(out) == packets(source)
   assert sorted(times(out)) == pytest.approx([i / 10 for i in range(30)], abs=0.001)
-  with probe.open_media(out) as container:
-    assert probe.origin(container) == pytest.approx(0, abs=0.001)
-    assert container.streams.video[0].codec_context.codec.canonical_name in ('h264', 'vp9')
+  with container.open_media(out) as opened:
+    assert container.origin(opened) == pytest.approx(0, abs=0.001)
+    assert opened.streams.video[0].codec_context.codec.canonical_name in ('h264', 'vp9')
   assert [index_of(picture) for picture in frames.load_frames(out, 10)] == list(range(30))
 
 

@@ -16,12 +16,12 @@ from v2meow_jax.generation import results
 from v2meow_jax.generation.pipeline import Pipeline
 from v2meow_jax.generation.request import Request
 from v2meow_jax.generation.score import Progress
-from v2meow_jax.media import loudness, probe
+from v2meow_jax.media import container, loudness, probe
 from v2meow_jax.sampling import Sampling
 
 # A small file can hold pictures that fill all memory, and more of them than anyone waits for.
 FRAME_RATE = 240  # Hz
-PIXEL_RATE = 60 * probe.PIXELS  # a second
+PIXEL_RATE = 60 * container.PIXELS  # a second
 TICK = 0.5  # seconds after which it is told that work goes on
 
 
@@ -118,7 +118,7 @@ class Studio:
       )
     if wanted.video is not None and (shown := probe.probe(wanted.video).video) is not None:
       pixels = shown.width * shown.height
-      if pixels > probe.PIXELS:
+      if pixels > container.PIXELS:
         raise errors.MediaError(
           f'{wanted.video}: its pictures have {shown.width} x {shown.height} pixels; make it smaller'
         )

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from v2meow_jax import errors, files
 from v2meow_jax.codec.codec import Codec
 from v2meow_jax.media import audio as audio_files
-from v2meow_jax.media import probe
+from v2meow_jax.media import container
 
 
 def encode_file(
@@ -37,8 +37,8 @@ def encode_file(
   """
   if levels is not None and not 1 <= levels <= codec.stream.width:
     raise errors.ConfigError(f'--levels={levels}: the codec has 1 to {codec.stream.width}')
-  with probe.open_media(path) as container:
-    native = probe.audio_stream(container, path)
+  with container.open_media(path) as opened:
+    native = container.audio_stream(opened, path)
     found = native.sample_rate, native.channels
   wanted = codec.sample_rate, codec.channels
   if found != wanted:
@@ -71,12 +71,10 @@ def _blocks(codec: Codec, path: pathlib.Path, heard: list[float]) -> Iterator[np
   while True:
     try:
       sound, _ = audio_files.load_audio(path, codec.sample_rate, codec.channels, n * seconds, seconds)
-    except errors.MediaError:
-      if n:  # the file ended with the block before
+    except errors.MediaEnded:
+      if n:  # with the block before
         return
       raise
-    if not np.isfinite(sound).all():
-      raise errors.MediaError(f'{path}: its audio holds values that are not finite; repair the file')
     heard.append(float(np.abs(sound).max()))
     yield sound[None]
     if len(sound) < codec.block * codec.hop:

@@ -14,7 +14,7 @@ from v2meow_jax.training.protocols import Batches, Sampler, Trainable, WarmStart
 
 
 # `v2meow_jax.train` is how gin files have known it from the first.
-@gin.configurable('train', module='v2meow_jax')
+@gin.configurable('train', module='v2meow_jax')  # type: ignore[call-arg] (gin's own stub is wrong)
 def train(
   *,
   model_dir: str,

@@ -1,6 +1,7 @@
 """Sound in and out: any container to float samples at a rate, and samples to a WAV file."""
 
 import io
+import itertools
 import math
 import os
 import struct
@@ -14,7 +15,7 @@ import soundfile
 import soxr
 
 from v2meow_jax import errors, files
-from v2meow_jax.media import probe
+from v2meow_jax.media import container
 
 # Decoded before what was asked for, so that codecs with overlapping frames have their state.
 _PREROLL = Fraction(1, 4)
@@ -22,6 +23,15 @@ _PREROLL = Fraction(1, 4)
 _MARGIN = Fraction(1, 10)
 # Time stamps are rounded; a codec's frame that is missing leaves a longer hole than this.
 _JITTER = Fraction(1, 100)
+# Frames of another sample rate in a row that are more than a damaged header.
+_FEW = 5
+# Of each channel on the left and on the right.
+_HALF = 0.5**0.5
+_GAINS = {'FL': (1, 0), 'FR': (0, 1), 'FC': (_HALF, _HALF), 'BC': (_HALF / 2**0.5, _HALF / 2**0.5)}
+_GAINS |= {'FLC': (1, 0), 'FRC': (0, 1)}
+_GAINS |= {name: (_HALF, 0) for name in ('BL', 'SL', 'WL')} | {
+  name: (0, _HALF) for name in ('BR', 'SR', 'WR')
+}
 
 
 def load_audio(
@@ -36,12 +46,12 @@ def load_audio(
   Sample `i` sounds `start + i / sample_rate` seconds after the first frame of the video, or after the
   first sample where there is no video. Where the sound starts late, and where a damaged packet is
   passed over, zeros stand in; in bare MP3 and AAC, which have no time stamps, what follows moves up.
+  Sound whose rate changes midway is resampled to that of its beginning.
 
   Args:
     path: a local file in any container that FFmpeg reads.
     sample_rate: in Hz; the file's own if None.
-    channels: 1 averages all channels; 2 keeps stereo and duplicates the average of anything else;
-      None keeps the file's.
+    channels: 1 or 2, surround being mixed down by its layout (see `downmix`); None keeps the file's.
     start: seconds.
     duration: seconds; to the end of the sound if None.
 
@@ -50,7 +60,8 @@ def load_audio(
     `round(duration * sample_rate)` samples where the file has them, and fewer where it ends earlier.
 
   Raises:
-    errors.MediaError: the file cannot be read, has no audio, ends before `start` or does not decode.
+    errors.MediaError: the file cannot be read, has no audio, does not decode or holds values that are not
+      finite; errors.MediaEnded: it ends before `start`.
     ValueError: `channels`, `sample_rate`, `start` or `duration` is out of range.
   """
   if channels not in (None, 1, 2):
@@ -59,8 +70,8 @@ def load_audio(
     raise ValueError(
       f'Need start >= 0, duration > 0 and sample_rate > 0: {start=}, {duration=}, {sample_rate=}.'
     )
-  with probe.open_media(path) as container:
-    native = probe.audio_stream(container, path).sample_rate
+  with container.open_media(path) as opened:
+    native = container.audio_stream(opened, path).sample_rate
   rate = sample_rate or native
   first = round(Fraction(float(start)) * rate)
   begin, skipped = first, 0
@@ -81,7 +92,7 @@ def load_audio(
     sound = soxr.resample(sound, native, rate, 'HQ')
   sound = sound[skipped:] if wanted is None else sound[skipped : skipped + wanted]
   if not len(sound):
-    raise errors.MediaError(f'{os.fspath(path)}: its sound ends before {start} s; choose an earlier start.')
+    raise errors.MediaEnded(f'{os.fspath(path)}: its sound ends before {start} s; choose an earlier start.')
   return np.ascontiguousarray(sound), rate
 
 
@@ -122,13 +133,17 @@ def _load_native(
 ) -> np.ndarray:
   """Loads samples `begin` to `end` (or the last) of the timeline, float32 [samples, channels]."""
   blocks, filled, decoded = [], begin, False
-  for at, block in _placed(path, rate, begin):
+  for at, block in _placed(path, rate, begin, channels):
     decoded = True
     if end is not None and at >= end:
       break
-    block = _mix(block[max(0, filled - at) : None if end is None else end - at], channels)
+    block = block[max(0, filled - at) : None if end is None else end - at]
     if not len(block):
       continue
+    if not np.isfinite(block).all():
+      raise errors.MediaError(
+        f'{os.fspath(path)}: its audio holds values that are not finite; export it again.'
+      )
     if at > filled:
       blocks.append(np.zeros((at - filled, block.shape[1]), np.float32))
       filled = at
@@ -141,33 +156,33 @@ def _load_native(
   return np.concatenate(blocks) if blocks else np.zeros((0, channels or 1), np.float32)
 
 
-def _placed(path: str | os.PathLike, rate: int, begin: int) -> Iterator[tuple[int, np.ndarray]]:
+def _placed(
+  path: str | os.PathLike, rate: int, begin: int, channels: int | None
+) -> Iterator[tuple[int, np.ndarray]]:
   """Yields (position in samples on the timeline, float32 [samples, channels]) up to `begin` and on.
 
   Blocks follow one another exactly; a time stamp counts at the first and where it departs by more
   than the rounding of time stamps explains.
   """
   for seek in (True, False) if begin > 0 else (False,):
-    with probe.open_media(path) as container:
-      stream = probe.audio_stream(container, path)
-      zero = probe.origin(container)
+    with container.open_media(path) as opened:
+      stream = container.audio_stream(opened, path)
+      zero = container.origin(opened)
       # A clock coarser than the samples (a millisecond in Matroska) would misplace what follows a seek.
-      if seek and not (probe.is_timed(container) and stream.time_base * rate <= 1):
+      if seek and not (container.is_timed(opened) and stream.time_base * rate <= 1):
         continue
       if seek:
         target = zero + Fraction(begin, rate) - _PREROLL
         try:
-          container.seek(math.floor(target / stream.time_base), stream=stream)
+          opened.seek(math.floor(target / stream.time_base), stream=stream)
         except av.error.FFmpegError:
           continue
       jitter = max(_JITTER, 2 * stream.time_base) * rate
       at = None if seek else 0
       first = True
-      for frame in probe.decode(container, stream):
-        if frame.sample_rate != rate:
-          continue  # a damaged header
-        if frame.pts is not None:
-          stamp = round((frame.pts * frame.time_base - zero) * rate)
+      for stamped, block in _of_one_rate(container.decode(opened, stream), rate, channels):
+        if stamped is not None:
+          stamp = round((stamped - zero) * rate)
           if at is None or first or abs(stamp - at) > jitter:
             at = stamp
         elif at is None:
@@ -175,8 +190,8 @@ def _placed(path: str | os.PathLike, rate: int, begin: int) -> Iterator[tuple[in
         if seek and at > begin:
           break
         seek = first = False
-        yield at, _samples(frame)
-        at += frame.samples
+        yield at, block
+        at += len(block)
       if not seek:
         return
 
@@ -192,7 +207,68 @@ def _samples(frame: Any) -> np.ndarray:
   return data.astype(np.float32)
 
 
-def _mix(block: np.ndarray, channels: int | None) -> np.ndarray:
+def _of_one_rate(
+  frames: Iterator[Any], rate: int, channels: int | None
+) -> Iterator[tuple[Fraction | None, np.ndarray]]:
+  """Yields (time in seconds on the file's clock or None, samples at `rate`) of decoded frames.
+
+  Frames of another rate are resampled together. Where there are few of them it was a header that was damaged,
+  and they are passed over.
+  """
+  for own, run in itertools.groupby(frames, lambda frame: frame.sample_rate):
+    parts = ((_time(frame), _mixed(frame, channels)) for frame in run)
+    if own == rate:
+      yield from parts
+      continue
+    first = list(itertools.islice(parts, _FEW))
+    if len(first) == _FEW:
+      yield from _resampled(itertools.chain(first, parts), own, rate)
+
+
+def _resampled(
+  parts: Iterator[tuple[Fraction | None, np.ndarray]], own: int, rate: int
+) -> Iterator[tuple[Fraction | None, np.ndarray]]:
+  stream = None
+  for at, block in parts:
+    begins = stream is None
+    if stream is None:
+      stream = soxr.ResampleStream(own, rate, block.shape[1], dtype='float32', quality='HQ')
+    made = stream.resample_chunk(block)
+    if begins or len(made):
+      # What follows the first is in time by its length.
+      yield (at if begins else None), made
+  if stream is not None:
+    yield None, stream.resample_chunk(np.zeros((0, block.shape[1]), np.float32), last=True)
+
+
+def _time(frame: Any) -> Fraction | None:
+  return None if frame.pts is None else frame.pts * frame.time_base
+
+
+def _mixed(frame: Any, channels: int | None) -> np.ndarray:
+  block = _samples(frame)
   if channels is None or block.shape[1] == channels:
     return block
+  if block.shape[1] > 2:
+    block = downmix(block, [channel.name for channel in frame.layout.channels])
+  if channels == 2 == block.shape[1]:
+    return block
   return np.repeat(block.mean(axis=1, keepdims=True), channels, axis=1)
+
+
+def downmix(block: np.ndarray, names: list[str]) -> np.ndarray:
+  """Surround to stereo: centre and surrounds at -3 dB on each side they belong to (ITU-R BS.775).
+
+  The effects channel is left out. Gains are divided by the greatest sum of a side, so that nothing clips.
+
+  Args:
+    block: [samples, channels].
+    names: of the channels, as FFmpeg has them: `FL`, `FR`, `FC`, `LFE`, `BL`, ...
+
+  Returns:
+    [samples, 2]; of channels that have no such names the average, twice.
+  """
+  gains = np.array([_GAINS.get(name, (0.0, 0.0)) for name in names], np.float32)
+  if len(names) != block.shape[1] or not gains.any(0).all():
+    return np.repeat(block.mean(axis=1, keepdims=True), 2, axis=1)
+  return block @ (gains / gains.sum(0).max())

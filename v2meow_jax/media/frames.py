@@ -11,7 +11,7 @@ import numpy as np
 from av.container import InputContainer
 
 from v2meow_jax import errors
-from v2meow_jax.media import probe
+from v2meow_jax.media import container, orientation, probe
 
 
 def read_frames(
@@ -88,15 +88,14 @@ def load_frames(
   return np.stack(pictures)
 
 
-def timed_frames(container: InputContainer, stream: Any) -> Iterator[tuple[int, Any]]:
+def timed_frames(opened: InputContainer, stream: Any) -> Iterator[tuple[int, Any]]:
   """Yields (presentation time in ticks of the stream's time base, frame), in decoding order.
 
   Frames without a time (elementary streams) follow one another at the stream's frame rate.
   """
-  rate = stream.average_rate or stream.guessed_rate or 25
-  step = max(1, round(1 / (rate * stream.time_base)))
+  step = max(1, round(step_of(stream)))
   tick = -step
-  for frame in probe.decode(container, stream):
+  for frame in container.decode(opened, stream):
     if frame.pts is not None:
       tick = frame.pts
     elif frame.dts is not None:
@@ -104,6 +103,11 @@ def timed_frames(container: InputContainer, stream: Any) -> Iterator[tuple[int, 
     else:
       tick += step
     yield tick, frame
+
+
+def step_of(stream: Any) -> Fraction:
+  """Ticks from a frame to the next by the stream's frame rate."""
+  return 1 / (Fraction(stream.average_rate or stream.guessed_rate or 25) * stream.time_base)
 
 
 def _length(path: str | os.PathLike) -> float:
@@ -118,19 +122,19 @@ def _decoded(path: str | os.PathLike, begin: Fraction) -> Iterator[tuple[Fractio
   # Seeking is to a keyframe at or before `begin`. Where the index misleads and it lands later, or
   # on nothing, the file is read from its start instead.
   for seek in (True, False) if begin > 0 else (False,):
-    with probe.open_media(path) as container:
-      stream = probe.video_stream(container, path)
+    with container.open_media(path) as opened:
+      stream = container.video_stream(opened, path)
       stream.thread_type = 'AUTO'
-      if seek and not probe.is_timed(container):
+      if seek and not container.is_timed(opened):
         continue
       zero = stream.start_time or 0
       target = zero + math.floor(begin / stream.time_base)
       if seek:
         try:
-          container.seek(target, stream=stream)
+          opened.seek(target, stream=stream)
         except av.error.FFmpegError:
           continue
-      for tick, frame in timed_frames(container, stream):
+      for tick, frame in timed_frames(opened, stream):
         if seek and tick > target:
           break
         seek = False
@@ -141,15 +145,15 @@ def _decoded(path: str | os.PathLike, begin: Fraction) -> Iterator[tuple[Fractio
 
 
 def _displayed_size(frame: Any) -> tuple[int, int]:
-  sideways = probe.rotation_of(frame) in (90, 270)
-  return (frame.height, frame.width) if sideways else (frame.width, frame.height)
+  size = (frame.width, frame.height)
+  return size[::-1] if orientation.of(frame).sideways else size
 
 
 def _picture(frame: Any, size: tuple[int, int]) -> np.ndarray:
-  turns = probe.rotation_of(frame) // 90
-  width, height = size[::-1] if turns % 2 else size
+  turned = orientation.of(frame)
+  width, height = size[::-1] if turned.sideways else size
   picture = frame.reformat(width, height, format='rgb24', interpolation='AREA').to_ndarray()
-  picture = np.ascontiguousarray(np.rot90(picture, -turns))
+  picture = turned.applied(picture)
   # A held frame is yielded again and again, so that writing to one would change the next.
   picture.flags.writeable = False
   return picture

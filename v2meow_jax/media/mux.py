@@ -1,5 +1,8 @@
 """A video's pictures and new sound in one MP4 file."""
 
+import contextlib
+import dataclasses
+import errno
 import heapq
 import math
 import os
@@ -8,19 +11,22 @@ from fractions import Fraction
 from typing import Any
 
 import av
+import av.error
 import numpy as np
 import soxr
 from av.container import InputContainer, OutputContainer
 
 from v2meow_jax import errors, files
-from v2meow_jax.media import frames, probe
+from v2meow_jax.media import container, encode, frames
 
 _AAC_BIT_RATE = 192_000
 # What the browsers of today play from an MP4, and how the pixels are to be stored.
 _PLAYABLE = {'h264', 'vp9', 'av1'}
 _PIXELS = {'yuv420p', 'yuvj420p'}
-_LONGER_SIDE = 1920
 _BLOCK = 65_536  # samples that are handed to the encoder at a time
+# Faults of the place that is written to; EINVAL and its like are FFmpeg's word for what a container refuses.
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG}
+_OF_THE_DISK |= {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
 
 def mux(
@@ -36,7 +42,8 @@ def mux(
   """Writes an MP4 with the pictures of one file and the given sound, whole or not at all.
 
   The video's packets are copied as they are, with their rotation; only a codec that MP4 does not
-  carry, or a file without time stamps, is encoded again, as H.264. Sample 0 sounds with the first
+  carry, or a file that does not say when its pictures are shown, is encoded again, as H.264: with its
+  turn, mirror, shape of pixels and colours, HDR brought into BT.709. Sample 0 sounds with the first
   frame. The sound becomes AAC at 192 kb/s, at its own rate where AAC has it and otherwise at
   44.1 or 48 kHz.
 
@@ -45,13 +52,13 @@ def mux(
     audio: float [samples, 1 or 2 channels], clipped to [-1, 1].
     sample_rate: in Hz.
     out_path: the MP4 to write or replace; it may be `video_path`.
-    duration: seconds of video to keep; all of it if None. Copied frames which were encoded out of
-      order stay where an earlier frame needs them, so that a few may outlast this.
+    duration: seconds of video to keep; all of it if None. Copied frames from behind it which earlier
+      ones need are kept, and shown for an instant at the end.
     playable: also encode again what browsers do not play, its longer side 1,920 pixels at most.
     watch: called all the time; what it raises ends the writing.
 
   Raises:
-    errors.MediaError: `video_path` cannot be read or has no video.
+    errors.MediaError: `video_path` cannot be read or has no video, or MP4 does not take what is in it.
     ValueError: `audio` is empty, of another shape or not finite, or `duration` is not positive.
     OSError: the folder of `out_path` is missing or not writable, or the disk is full.
   """
@@ -61,116 +68,149 @@ def mux(
     raise ValueError(f'{os.fspath(out_path)}: the audio to mux holds NaN or infinity.')
   if duration is not None and duration <= 0:
     raise ValueError(f'The duration to mux is positive, not {duration}.')
-  with probe.open_media(video_path) as source, files.replaced_when_done(out_path) as temporary:
-    stream = probe.video_stream(source, video_path)
-    options = {'movflags': '+faststart'}
-    with av.open(f'file:{temporary}', 'w', format='mp4', options=options) as out:
-      end = math.inf if duration is None else Fraction(duration) / stream.time_base
-      pictures = _video_packets(source, stream, out, end, playable)
-      sound = _audio_packets(out, audio, sample_rate)
-      count = 0
-      for packet in heapq.merge(pictures, sound, key=lambda packet: packet.dts * packet.time_base):
-        watch()
-        count += packet.stream.type == 'video'
-        out.mux_one(packet)
-      if not count:
-        raise errors.MediaError(f'{os.fspath(video_path)}: it has no readable pictures; copy it again.')
+  with container.open_media(video_path) as source, files.replaced_when_done(out_path) as temporary:
+    stream = container.video_stream(source, video_path)
+    end = math.inf if duration is None else Fraction(duration) / stream.time_base
+    with _written(out_path):
+      _write(temporary, source, stream, os.fspath(video_path), audio, sample_rate, end, playable, watch)
+
+
+def _write(
+  temporary: str,
+  source: InputContainer,
+  stream: Any,
+  video_path: str,
+  audio: np.ndarray,
+  sample_rate: int,
+  end: Any,
+  playable: bool,
+  watch: Callable[[], None],
+) -> None:
+  with av.open(f'file:{temporary}', 'w', format='mp4', options={'movflags': '+faststart'}) as out:
+    pictures = _video_packets(source, stream, video_path, out, end, playable, watch)
+    sound = _audio_packets(out, audio, sample_rate)
+    count = 0
+    for packet in heapq.merge(pictures, sound, key=lambda packet: packet.dts * packet.time_base):
+      watch()
+      count += packet.stream.type == 'video'
+      out.mux_one(packet)
+    if not count:
+      raise errors.MediaError(f'{video_path}: it has no readable pictures; copy it again.')
+
+
+@contextlib.contextmanager
+def _written(path: str | os.PathLike) -> Iterator[None]:
+  """One sentence for what FFmpeg raises while a film is written; what the system says stays an OSError."""
+  try:
+    yield
+  except av.error.FFmpegError as error:
+    if isinstance(error, MemoryError):
+      raise
+    if error.errno in _OF_THE_DISK:
+      raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+    raise errors.MediaError(
+      f'{os.fspath(path)}: the film could not be written ({error.strerror}); convert the video to MP4 first.'
+    ) from error
 
 
 def _video_packets(
-  source: InputContainer, stream: Any, out: OutputContainer, end: Any, playable: bool
+  source: InputContainer,
+  stream: Any,
+  path: str,
+  out: OutputContainer,
+  end: Any,
+  playable: bool,
+  watch: Callable[[], None],
 ) -> Iterator[Any]:
   """Adds the video to `out` and returns its packets, which start at 0 and stop at `end` ticks."""
   codec = stream.codec_context
   plays = codec.codec.canonical_name in _PLAYABLE and codec.pix_fmt in _PIXELS
-  if probe.is_timed(source) and (plays or not playable):
+  if container.is_timed(source) and (plays or not playable):
     try:
       target = out.add_stream_from_template(stream, opaque=True)
     except ValueError:
       pass  # the codec has no place in MP4
     else:
-      return _copied(source, stream, target, end)
-  target = out.add_stream('libx264', rate=stream.average_rate or stream.guessed_rate or 25)
-  target.pix_fmt = 'yuv420p'
-  # A browser does not wait for hours: what is shown in one is smaller and encoded faster.
-  target.options = {'crf': '18', 'preset': 'veryfast' if playable else 'medium'}
-  target.codec_context.time_base = stream.time_base
-  return _encoded(source, stream, target, end, _LONGER_SIDE if playable else math.inf)
+      if codec.codec.canonical_name == 'hevc':
+        # As Apple's players want it; with the other tag parameters may change midway.
+        target.codec_context.codec_tag = 'hvc1'
+      return _copied(source, stream, target, _times(path, end, watch))
+  return encode.h264(source, stream, out, end, playable=playable)
 
 
-def _copied(source: InputContainer, stream: Any, target: Any, end: Any) -> Iterator[Any]:
-  zero = stream.start_time or 0
-  beyond = []  # frames after the end, which frames before it may yet need
-  for packet in _with_decoding_times(source, stream):
-    packet.pts -= zero
-    packet.dts -= zero
-    packet.stream = target
-    if packet.dts >= end - Fraction(1, 2):
-      return
-    beyond.append(packet)
-    if packet.pts < end - Fraction(1, 2):
-      yield from beyond
-      beyond.clear()
+@dataclasses.dataclass(frozen=True)
+class _Times:
+  """When the packets of a film are decoded and shown, in the order of the file.
 
-
-def _with_decoding_times(source: InputContainer, stream: Any) -> Iterator[Any]:
-  """Yields the packets of a stream, all with `pts` and strictly rising `dts` in ticks.
-
-  Matroska leaves out the decoding times of the first packets where frames are reordered; they are
-  laid before the first that is known.
+  Attributes:
+    tick: seconds.
+    shown, decoded, lasting: ticks, of each packet.
   """
-  early: list[Any] = []
-  last: Any = None
-  for packet in probe.packets(source, stream):
-    if packet.size == 0 or (packet.pts is None and packet.dts is None):
-      continue
-    if packet.dts is None and last is None:
-      early.append(packet)
-      continue
-    if last is not None and (packet.dts is None or packet.dts <= last):
-      packet.dts = last + 1
-    if packet.pts is None:
-      packet.pts = packet.dts
-    yield from _backdated(early, packet.dts)
-    early = []
-    last = packet.dts
+
+  tick: Fraction
+  shown: np.ndarray
+  decoded: np.ndarray
+  lasting: np.ndarray
+
+
+def _times(path: str, end: Any, watch: Callable[[], None]) -> _Times:
+  """Reads the presentation times of the packets up to `end` and lays decoding times below them.
+
+  Decoding times of files may be missing, or after the presentation. Those made here are the presentation
+  times in order, moved back as far as the reordering needs: they rise, and none is after its packet's own.
+  """
+  shown, lasting = [], []
+  with container.open_media(path) as source:
+    stream = container.video_stream(source, path)
+    zero, base, step = stream.start_time or 0, stream.time_base, frames.step_of(stream)
+    latest = 0
+    begins_before = encode.latest_begin(end, base)
+    last = 0  # packets up to the last one that is shown before the end
+    widest = 0  # how far behind the latest one a packet was shown, in ticks
+    for packet in _usable(container.packets(source, stream)):
+      watch()
+      shown.append(packet.pts - zero)
+      lasting.append(packet.duration or round(step))
+      if shown[-1] < begins_before:
+        last = len(shown)
+      latest = max(latest, shown[-1])
+      widest = max(widest, latest - shown[-1])
+      if packet.is_keyframe and shown[-1] > end + widest + 16 * step:
+        break
+  fine = max(1, math.ceil(base * encode.FINE))
+  times = np.asarray(shown[:last], np.int64) * fine
+  length = np.asarray(lasting[:last], np.int64) * fine
+  if end != math.inf and last:
+    limit = max(math.ceil(end * fine), 1)
+    behind = np.flatnonzero(times >= limit)
+    # Frames behind the end that earlier ones need: one tick each, as the last thing that is seen.
+    first = max(limit - len(behind), times[times < limit].max() + 1)
+    times[behind[np.argsort(times[behind], kind='stable')]] = first + np.arange(len(behind))
+    length = np.clip(limit - times, 1, length)
+  order = np.sort(times)
+  order = np.maximum.accumulate(order - np.arange(len(order))) + np.arange(len(order))  # strictly rising
+  return _Times(base / fine, times, order - max(0, (order - times).max(initial=0)), length)
+
+
+def _usable(packets: Iterator[Any]) -> Iterator[Any]:
+  """Packets with pictures and a time."""
+  for packet in packets:
+    if packet.size and (packet.pts is not None or packet.dts is not None):
+      if packet.pts is None:
+        packet.pts = packet.dts
+      yield packet
+
+
+def _copied(source: InputContainer, stream: Any, target: Any, times: _Times) -> Iterator[Any]:
+  target.time_base = times.tick
+  told = zip(times.shown.tolist(), times.decoded.tolist(), times.lasting.tolist(), strict=True)
+  for packet, (shown, decoded, lasting) in zip(
+    _usable(container.packets(source, stream)), told, strict=False
+  ):
+    packet.time_base = times.tick
+    packet.pts, packet.dts, packet.duration = shown, decoded, lasting
+    packet.stream = target
     yield packet
-  if early:
-    step = max(1, early[-1].duration or 1)
-    yield from _backdated(early, min(packet.pts for packet in early) + step)
-
-
-def _backdated(packets: list[Any], before: Any) -> list[Any]:
-  """Gives the packets decoding times, in ticks, that end below `before`."""
-  for packet in reversed(packets):
-    before = min(before - max(1, packet.duration or 1), packet.pts)
-    packet.dts = before
-  return packets
-
-
-def _encoded(source: InputContainer, stream: Any, target: Any, end: Any, longer: float) -> Iterator[Any]:
-  zero, last, size = stream.start_time or 0, -1, None
-  for tick, frame in frames.timed_frames(source, stream):
-    tick -= zero
-    if tick >= end - Fraction(1, 2):
-      break
-    if tick <= last:
-      continue
-    if size is None:
-      # H.264 in 4:2:0 has even sides only.
-      scale = min(1, longer / max(frame.width, frame.height))
-      size = [max(2, int(side * scale) // 2 * 2) for side in (frame.width, frame.height)]
-      target.width, target.height = size
-      if frame.rotation:
-        target.set_display_rotation(frame.rotation)
-    picture = frame.reformat(*size, format='yuv420p')
-    picture.pts, picture.time_base = tick, stream.time_base
-    # Left as decoded, the type of each picture would be imposed on the encoder.
-    picture.pict_type = 0
-    last = tick
-    yield from target.encode(picture)
-  if size is not None:
-    yield from target.encode(None)
 
 
 def _audio_packets(out: OutputContainer, audio: np.ndarray, sample_rate: int) -> Iterator[Any]:
