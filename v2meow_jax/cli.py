@@ -41,8 +41,11 @@ def main(argv: list[str] | None = None) -> int:
   # Imported now: `v2meow --help` needs no JAX.
   from v2meow_jax import terminal
 
-  command = importlib.import_module(f'v2meow_jax.commands.{argv[0].replace("-", "_")}')
-  return terminal.run(command.main, argv[1:])
+  def command(arguments: list[str]) -> int | None:
+    return importlib.import_module(f'v2meow_jax.commands.{argv[0].replace("-", "_")}').main(arguments)
+
+  stopped = terminal.AGAIN if argv[0] == 'train' else terminal.TERMINATED
+  return terminal.run(command, argv[1:], stopped)
 
 
 if __name__ == '__main__':

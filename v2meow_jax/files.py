@@ -12,8 +12,9 @@ from etils import epath
 @contextlib.contextmanager
 def replaced_when_done(path: str | os.PathLike) -> Iterator[str]:
   """Gives a temporary name beside `path` which takes its place on success and is removed on failure."""
-  folder, name = os.path.split(os.path.abspath(os.fspath(path)))
-  temporary = os.path.join(folder, f'.{name}.{uuid.uuid4().hex[:8]}.tmp')
+  folder = os.path.dirname(os.path.abspath(os.fspath(path)))
+  # No part of the name is in it, so that it is never longer.
+  temporary = os.path.join(folder, f'.{uuid.uuid4().hex[:12]}.tmp')
   try:
     yield temporary
     os.replace(temporary, path)
@@ -25,7 +26,11 @@ def replaced_when_done(path: str | os.PathLike) -> Iterator[str]:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes a text file in one piece."""
-  with replaced_when_done(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
+  # Bytes of a file's name that are no UTF-8 become what JSON writes for them.
+  with (
+    replaced_when_done(path) as temporary,
+    open(temporary, 'w', encoding='utf-8', errors='backslashreplace') as file,
+  ):
     file.write(text)
 
 

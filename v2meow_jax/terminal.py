@@ -1,26 +1,45 @@
 """How a command speaks: bad input in one sentence, long work in one line that is updated."""
 
+import io
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from v2meow_jax import errors
+from v2meow_jax import errors, names
 
 # Between two lines about the same work where the output is no terminal.
 LINE_SECONDS = 30.0
+TERMINATED = 143  # as the shell has it of a process that SIGTERM ended
+AGAIN = 75  # EX_TEMPFAIL: not finished, run it again
 
 
-def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+class Stopped(BaseException):
+  """SIGTERM came, and nothing else takes care of it."""
+
+
+def run(main: Callable[[list[str]], int | None], argv: list[str], stopped: int = TERMINATED) -> int:
   """Exit status of a command: 2 and one sentence on standard error where the input is at fault.
 
   `--debug` anywhere shows the traceback as well.
+
+  Args:
+    main: the command.
+    argv: its arguments.
+    stopped: exit status where SIGTERM ends it.
   """
+  if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGTERM, _stop)
   logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax thinks aloud
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')  # names of files may be any bytes
   warnings.formatwarning = lambda message, *rest, **more: f'v2meow: {message}\n'
   debug = '--debug' in argv
   argv = [argument for argument in argv if argument != '--debug']
@@ -34,6 +53,9 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
   except OSError as error:
     where = f'{error.filename}: ' if error.filename else ''
     failure, message = error, f'{where}{error.strerror or first_part(error)}'
+  except Stopped:
+    say('v2meow: stopped by a signal')
+    return stopped
   except KeyboardInterrupt:
     print('v2meow: interrupted', file=sys.stderr)
     return 130
@@ -43,6 +65,12 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
   return 2
 
 
+def _stop(number: int, frame: object) -> None:
+  del frame
+  signal.signal(number, signal.SIG_IGN)  # one is enough
+  raise Stopped
+
+
 def first_part(error: BaseException) -> str:
   """An exception's message without the trail of callers that gin appends to it."""
   return str(error).split('\n  In call to configurable')[0].strip()
@@ -50,7 +78,7 @@ def first_part(error: BaseException) -> str:
 
 def say(text: str) -> None:
   """A line beside the results: on standard error, at once."""
-  print(text, file=sys.stderr, flush=True)
+  print(names.shown(text), file=sys.stderr, flush=True)
 
 
 def say_error(message: str) -> None:
@@ -128,7 +156,7 @@ class Progress:
   def say(self, text: str) -> None:
     """A line that stays, above the one that is updated."""
     if self.live:
-      self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+      self._bar.console.print(names.shown(text), markup=False, highlight=False, soft_wrap=True)
     else:
       say(text)
 

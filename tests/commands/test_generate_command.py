@@ -214,12 +214,12 @@ def test_a_manifest_names_requests(small_bundle, folder, tmp_path, capsys):
   assert lengths == [8000, 6400]
   capsys.readouterr()
   for line, words in (
-    ('{"video": "a.mp4", "volume": 3}', 'line 1: volume'),
-    ('{"video": "a.mp4", "name": "../x"}', 'no name for a file'),
+    ('{"video": "a.mp4", "volume": 3}', 'line 1: "volume" is not known'),
+    ('{"video": "a.mp4", "name": "../x"}', 'no file can have it'),
     ('{"video": "a.mp4", "seed": -1}', 'line 1: seed -1'),
     ('{"video": "a.mp4"}\n{"video": "a.mp4"}', "two results would be called 'a'"),
-    ('[1]', 'line 1'),
-    ('{', 'not JSON lines'),
+    ('[1]', 'line 1: it is not an object'),
+    ('{', 'line 1: not JSON'),
   ):
     manifest.write_text(line + '\n')
     assert run(manifest, '--bundle', small_bundle, '--out', tmp_path / 'p') == 2

@@ -38,7 +38,8 @@ def test_each_bad_row_is_reported_with_its_reason(tmp_path, sound):
   rows, rejected = manifest.read(path)
   assert [row['id'] for row in rows] == ['good']
   assert [row['line'] for row in rejected] == [1, 2, 3, 4, 5, 6, 8]
-  words = ['not JSON', 'no "id"', 'no "id"', 'neither', 'does not exist', 'not one of train', 'twice']
+  words = ['not JSON', 'not an object', '"id": expected str, got int', 'neither']
+  words += ['does not exist', "'exam' is not one of train, validation", 'twice']
   assert all(word in row['reason'] for word, row in zip(words, rejected, strict=True))
 
 

@@ -147,7 +147,7 @@ def test_what_does_not_belong_together_is_refused(prepared, manifest, tmp_path, 
   assert 'no such manifest' in refused(capsys, '--out', tmp_path / 'x', '--manifest', tmp_path / 'no.jsonl')
   empty = tmp_path / 'empty.jsonl'
   empty.write_text('')
-  assert 'no row can be used' in refused(capsys, '--out', tmp_path / 'x', '--manifest', empty)
+  assert 'the manifest has no rows' in refused(capsys, '--out', tmp_path / 'x', '--manifest', empty)
   assert not (tmp_path / 'x').exists()
 
 

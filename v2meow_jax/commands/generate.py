@@ -5,7 +5,7 @@ import pathlib
 import sys
 import time
 
-from v2meow_jax import bundles, compile_cache, errors, terminal
+from v2meow_jax import bundles, compile_cache, errors, names, terminal
 from v2meow_jax.commands import network_options
 from v2meow_jax.generation import options, results, streaming, tasks
 from v2meow_jax.generation.pipeline import Pipeline
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
   began = time.perf_counter()
   shared = {'prompt': args.prompt, 'style': args.style, 'seed': args.seed, 'duration': args.duration}
   shared |= {'beginning': args.begin, 'beginning_seconds': args.begin_seconds}
-  asked = tasks.read_tasks(args.video, shared)
+  asked = tasks.read_tasks(args.video, shared, terminal.say)
   if args.stream and len(asked) != 1:
     raise errors.ConfigError(f'--stream: one video can be streamed, not {len(asked)}')
   # Before the model is loaded: the answer to a wrong file should be quick.
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
   with terminal.Progress() as progress:
     for piece in session.work(todo, about, args.clips, progress.update):
       for path in piece.paths:
-        print(path)
+        print(names.shown(path))
       parts = {'load': load_seconds, **piece.seconds}
       print('  '.join(f'{name} {value:.1f} s' for name, value in parts.items()))
       print(f'{piece.length:.1f} s of music in {time.perf_counter() - began:.1f} s', flush=True)

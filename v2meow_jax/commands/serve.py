@@ -7,7 +7,7 @@ import signal
 from v2meow_jax import errors, terminal
 from v2meow_jax.app import server
 from v2meow_jax.commands import network_options
-from v2meow_jax.media import probe
+from v2meow_jax.media import folder
 
 LOCAL = ('127.0.0.1', 'localhost')
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     raise errors.ConfigError(f'--port: {args.port} is not between 1 and 65535')
   if ':' in args.host:
     raise errors.ConfigError(f'--host: {args.host} is not a name or an IPv4 address')
-  examples = probe.videos_in(args.examples) if args.examples else []
+  examples = folder.look(args.examples)[0] if args.examples else []
   password = _password(args.password_file)
   if password is None and args.host not in LOCAL:
     terminal.say_error(f'whoever reaches {args.host} can use this page; see --password_file')

@@ -5,8 +5,6 @@ from v2meow_jax.experiment import configuration, experiment
 from v2meow_jax.training import distributed
 from v2meow_jax.training.loop import Interrupted
 
-STOPPED = 75  # EX_TEMPFAIL: not finished, run it again
-
 
 def main(argv: list[str]) -> int:
   """Trains a codec or a stage.
@@ -37,7 +35,7 @@ def main(argv: list[str]) -> int:
         experiment.train()  # type: ignore[call-arg] (gin gives the arguments)
     except Interrupted as stopped:
       terminal.say(f'v2meow: {terminal.first_part(stopped)}')
-      return STOPPED
+      return terminal.AGAIN
     return 0
 
   if liveness is not None:

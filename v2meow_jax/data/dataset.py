@@ -108,7 +108,12 @@ class Dataset:
     self.streams = streams
     self.clips = [clip for clip in read_clips(self.directory) if clip.split == split]
     if not self.clips:
-      raise errors.DatasetError(f'{directory}: no clip is in split {split!r}')
+      way = (
+        'evaluation needs one: prepare more sources, with a --validation_share above 0, or train without by '
+        '--gin.train.eval_batches=None'
+      )
+      told = way if split == 'validation' else 'every source is in another one; prepare it with more sources'
+      raise errors.DatasetError(f'{directory}: no clip is in split {split!r}; {told}')
     self.entries = read_streams(self.directory)
     self._readers: dict[str, list[records.ShardReader]] = {}
     for stream in streams:

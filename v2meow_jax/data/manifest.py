@@ -4,13 +4,14 @@ A manifest is JSON lines: `id`, `video` and/or `audio` (paths, relative to the m
 `source`, `split`, `caption`, `licence`. Files are cut into clips; all clips of a source share a split.
 """
 
-import json
 import pathlib
 from fractions import Fraction
 
-from v2meow_jax import errors
+import msgspec
+
+from v2meow_jax import errors, manifests
 from v2meow_jax.data import order
-from v2meow_jax.data.dataset import SPLITS, Clip
+from v2meow_jax.data.dataset import Clip
 from v2meow_jax.media import probe
 
 
@@ -18,60 +19,42 @@ def read(path: pathlib.Path) -> tuple[list[dict], list[dict]]:
   """(rows, rejected): rows with absolute paths, and `{line, id, reason}` for each that cannot be used.
 
   Raises:
-    errors.DatasetError: the manifest is missing, or two sources or splits contradict each other.
+    errors.DatasetError: the manifest is missing or empty, or two sources or splits contradict each other.
   """
-  if not path.is_file():
-    raise errors.DatasetError(f'{path}: no such manifest')
   rows, rejected, ids = [], [], set()
   splits: dict[str, str] = {}
-  try:
-    lines = path.read_text(encoding='utf-8').split('\n')
-  except UnicodeDecodeError as error:
-    raise errors.DatasetError(
-      f'{path}: not a text file in UTF-8 ({error.reason}); save it as such'
-    ) from error
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
-    row, reason = _parse(line, path.parent, ids)
+  for line in manifests.read(path, manifests.ClipRow):
+    reason = line.reason or _fault(line.row, path.parent, ids)
     if reason:
-      rejected.append({'line': number, 'id': row.get('id'), 'reason': reason})
+      rejected.append({'line': line.number, 'id': line.given.get('id'), 'reason': reason})
       continue
-    ids.add(row['id'])
-    if row.get('split'):
-      other = splits.setdefault(row['source'], row['split'])
-      if other != row['split']:
-        raise errors.DatasetError(
-          f'{path}, line {number}: source {row["source"]!r} is in {row["split"]} here and in {other} above'
-        )
-    rows.append(row)
+    row = line.row
+    ids.add(row.id)
+    source = row.id if row.source is msgspec.UNSET else row.source
+    if row.split and (other := splits.setdefault(source, row.split)) != row.split:
+      raise errors.DatasetError(
+        f'{path}, line {line.number}: source {source!r} is in {row.split} here and in {other} above'
+      )
+    paths = {kind: given and manifests.resolved(path.parent, given) for kind, given in _files(row).items()}
+    rows.append(line.given | paths | {'source': source})
   return rows, rejected
 
 
-def _parse(line: str, folder: pathlib.Path, ids: set[str]) -> tuple[dict, str]:
-  """(row, reason why it cannot be used or '')."""
-  try:
-    row = json.loads(line)
-  except json.JSONDecodeError as error:
-    return {}, f'not JSON: {error}'
-  if not isinstance(row, dict) or not isinstance(row.get('id'), str) or not row['id']:
-    return {}, 'no "id", which must be a string'
-  if not isinstance(row.setdefault('source', row['id']), str) or not row['source']:
-    return row, '"source" is not a string'
-  if row['id'] in ids:
-    return row, 'the id occurs twice'
-  if not row.get('video') and not row.get('audio'):
-    return row, 'neither "video" nor "audio" is given'
-  if row.get('split') and row['split'] not in SPLITS:
-    return row, f'split {row["split"]!r} is not one of {", ".join(SPLITS)}'
-  for key in ('video', 'audio'):
-    if row.get(key):
-      if not isinstance(row[key], str):
-        return row, f'"{key}" is not a path'
-      row[key] = str((folder / row[key]).resolve())
-      if not pathlib.Path(row[key]).is_file():
-        return row, f'{key} {row[key]} does not exist'
-  return row, ''
+def _files(row: manifests.ClipRow) -> dict[str, str | None]:
+  return {'video': row.video, 'audio': row.audio}
+
+
+def _fault(row: manifests.ClipRow, folder: pathlib.Path, ids: set[str]) -> str:
+  """Why a row cannot be used; empty where it can."""
+  if row.id in ids:
+    return 'the id occurs twice'
+  given = {kind: path for kind, path in _files(row).items() if path}
+  if not given:
+    return 'neither "video" nor "audio" is given'
+  for kind, path in given.items():
+    if not pathlib.Path(manifests.resolved(folder, path)).is_file():
+      return f'{kind} {manifests.resolved(folder, path)} does not exist'
+  return ''
 
 
 def assign_splits(rows: list[dict], validation_share: float) -> dict[str, str]:
@@ -121,8 +104,8 @@ def cut(
           split=splits[row['source']],
           video=video,
           audio=audio,
-          caption=str(row.get('caption', '')),
-          licence=str(row.get('licence', '')),
+          caption=row.get('caption') or '',
+          licence=row.get('licence') or '',
         )
       )
   return clips, rejected

@@ -8,7 +8,6 @@ stream, so that all streams keep the same records, and a line in `rejected.jsonl
 import concurrent.futures
 import dataclasses
 import json
-import multiprocessing
 import os
 import pathlib
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from v2meow_jax import errors, files, terminal
+from v2meow_jax import errors, files, terminal, workers
 from v2meow_jax.data import dataset, manifest, records
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.media.clip import MediaClip
@@ -165,7 +164,7 @@ def prepare_streams(
   return len(clips), rejected
 
 
-def _run_all(jobs: list[_Job], workers: int, report: pathlib.Path) -> list[dict]:
+def _run_all(jobs: list[_Job], count: int, report: pathlib.Path) -> list[dict]:
   """Runs the jobs and adds what they reject to the report, shard by shard: an interruption loses none."""
   rejected: list[dict] = []
   earlier = files.read_lines(report) if report.exists() else []
@@ -177,21 +176,15 @@ def _run_all(jobs: list[_Job], workers: int, report: pathlib.Path) -> list[dict]
 
   if not jobs:
     return rejected
-  if workers <= 1:
+  if count <= 1:
     with terminal.Progress() as progress:
       for job in progress.track(jobs, len(jobs), 'shards'):
         note(_run(job))
     return rejected
-  # Spawned: JAX and TensorFlow run threads that do not survive a fork.
-  context = multiprocessing.get_context('spawn')
-  pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_quiet_worker)
-  try:
-    with terminal.Progress() as progress:
-      futures = [pool.submit(_run, job) for job in jobs]
-      for future in progress.track(concurrent.futures.as_completed(futures), len(jobs), 'shards'):
-        note(future.result())
-  finally:
-    pool.shutdown(cancel_futures=True)
+  with workers.pool(min(count, len(jobs)), _quiet_worker) as pool, terminal.Progress() as progress:
+    futures = [pool.submit(_run, job) for job in jobs]
+    for future in progress.track(concurrent.futures.as_completed(futures), len(jobs), 'shards'):
+      note(future.result())
   return rejected
 
 

@@ -8,8 +8,6 @@ that could not be used and why. Videos that are there already are not rendered a
 
 import concurrent.futures
 import errno
-import json
-import multiprocessing
 import os
 import pathlib
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from typing import Any
 
 import av.error
 
-from v2meow_jax import errors, files, terminal
+from v2meow_jax import errors, files, manifests, names, terminal, workers
 from v2meow_jax.data import visualizer
 
 Row = dict[str, Any]
@@ -39,13 +37,9 @@ def visualize_manifest(
     OSError: the folder cannot be written or the disk is full.
   """
   source, folder = pathlib.Path(manifest).absolute(), pathlib.Path(out).absolute()
-  if not source.is_file():
-    raise errors.DatasetError(f'{manifest}: there is no such manifest; check the path.')
   if source.resolve() == (folder / 'manifest.jsonl').resolve():
     raise errors.DatasetError(f'{manifest}: the new manifest would replace this one; give another --out.')
   rows, rejected = _read(source, folder)
-  if not rows and not rejected:
-    raise errors.DatasetError(f'{manifest}: the manifest has no rows.')
   folder.mkdir(parents=True, exist_ok=True)
 
   jobs = [(row['audio'], row['video'], config, mux_audio) for row in rows if not os.path.exists(row['video'])]
@@ -60,55 +54,33 @@ def visualize_manifest(
 
 def _read(source: pathlib.Path, folder: pathlib.Path) -> tuple[list[Row], list[Row]]:
   """The rows of a manifest, completed as they will be written, and the rejected ones with a reason."""
-  rows, rejected, seen = [], [], set()
-  for number, line in enumerate(source.read_bytes().splitlines(), 1):
-    if not line.strip():
+  rows, seen = [], set()
+  lines = manifests.read(source, manifests.MusicRow)
+  for line in lines:
+    if line.row is None:
       continue
-    row: Any = None
-    try:
-      row = json.loads(line)
-      name = _checked_id(row)
-      if name in seen:
-        raise errors.DatasetError(f'the id {name!r} was used by an earlier row.')
-    except ValueError as error:  # also what json and the decoding of text raise
-      kept = row if isinstance(row, dict) else {'text': line.decode('utf-8', 'replace')}
-      rejected.append({**kept, 'line': number, 'reason': str(error)})
+    name = line.row.id
+    why = names.fault(name)
+    if why or name in seen:
+      line.row, line.reason = None, f'the id {name!r} {why or "was used by an earlier row"}'
       continue
     seen.add(name)
-    audio_path, video = source.parent / row['audio'], folder / f'{name}.mp4'
-    rows.append({**row, 'audio': str(audio_path), 'video': str(video), 'pairing': 'procedural'})
-  return rows, rejected
+    paths = {'audio': str(source.parent / line.row.audio), 'video': str(folder / f'{name}.mp4')}
+    rows.append(line.given | paths | {'pairing': 'procedural'})
+  return rows, list(manifests.refused(lines))
 
 
-def _checked_id(row: Any) -> str:
-  """The id of a row, after the row is known to be usable; raises errors.DatasetError."""
-  if not isinstance(row, dict):
-    raise errors.DatasetError('the line is not a JSON object.')
-  for key in ('id', 'audio'):
-    if not isinstance(row.get(key), str) or not row[key].strip():
-      raise errors.DatasetError(f'{key!r} is missing or not a text.')
-  name = row['id']
-  if (
-    name.startswith('.') or any(c in '/\\:' or not c.isprintable() for c in name) or len(name.encode()) > 200
-  ):
-    raise errors.DatasetError(f'the id {name!r} cannot name a file.')
-  return name
-
-
-def _work(jobs: list[tuple], workers: int) -> Iterator[tuple[str, str | None]]:
+def _work(jobs: list[tuple], count: int) -> Iterator[tuple[str, str | None]]:
   """Yields (video path, why it could not be made or None) as the jobs finish, in any order."""
-  if workers == 1 or len(jobs) < 2:
+  if count == 1 or len(jobs) < 2:
     yield from map(_attempt, jobs)
     return
   # Every file is one job, so a worker that also spread over cores would only slow the others down.
   for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
     os.environ.setdefault(name, '1')
-  pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'))
-  try:
+  with workers.pool(count) as pool:
     for future in concurrent.futures.as_completed([pool.submit(_attempt, job) for job in jobs]):
       yield future.result()
-  finally:
-    pool.shutdown(cancel_futures=True)
 
 
 def _attempt(job: tuple) -> tuple[str, str | None]:

@@ -1,10 +1,11 @@
 """A picture of what was generated: spectrogram, the video's motion, and the token streams over time."""
 
 import os
+import warnings
 
 import numpy as np
 
-from v2meow_jax import files
+from v2meow_jax import files, names
 from v2meow_jax.encoders.motion import COLUMNS
 from v2meow_jax.generation.pipeline import Generated
 from v2meow_jax.streams import Stream
@@ -29,7 +30,7 @@ def draw(path: str | os.PathLike, made: Generated, streams: list[Stream], title:
     1 + len(streams), 1, figsize=(12, 2.2 + 1.8 * len(streams)), sharex=True, layout='constrained'
   )
   panels = np.atleast_1d(panels)
-  figure.suptitle(title)
+  figure.suptitle(names.shown(title), parse_math=False)
   panels[0].imshow(
     spectrogram(made.audio.mean(1)),
     aspect='auto',
@@ -67,7 +68,8 @@ def draw(path: str | os.PathLike, made: Generated, streams: list[Stream], title:
       panel.set_ylabel(f'{stream.name}\ndimension')
   panels[-1].set_xlim(0, seconds)
   panels[-1].set_xlabel('time (s)')
-  with files.replaced_when_done(path) as temporary:
+  with files.replaced_when_done(path) as temporary, warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'Glyph')  # of a name in a script that the font lacks
     figure.savefig(temporary, dpi=100, format='png')
   pyplot.close(figure)
 

@@ -4,14 +4,16 @@ import dataclasses
 import functools
 import hashlib
 import math
+import numbers
 import os
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import jax
 import numpy as np
 
-from v2meow_jax import errors
+from v2meow_jax import errors, manifests
 from v2meow_jax.encoders.base import Encoder, GradualEncoder, StyleEncoder
 from v2meow_jax.generation.elements import Elements
 from v2meow_jax.media import probe
@@ -46,6 +48,10 @@ class Request:
   duration: float | None = None
 
   def __post_init__(self):
+    try:
+      manifests.check(self._plain(), manifests.PieceRow)
+    except errors.DatasetError as error:
+      raise errors.ConfigError(f'a request: {error}') from error
     if not 0 <= self.seed < 2**32:
       raise errors.ConfigError(f'seed {self.seed} is not between 0 and 2^32 - 1')
     if self.prompt is not None and self.style is not None:
@@ -60,6 +66,18 @@ class Request:
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:
         raise errors.ConfigError(f'{name}: {value:g} s is not a positive time')
+
+  def _plain(self) -> dict[str, Any]:
+    """What is asked for in the types of a manifest, as far as that loses nothing."""
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if isinstance(value, bytes | os.PathLike):
+        value = os.fsdecode(value)
+      elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+        value = int(value) if isinstance(value, numbers.Integral) else float(value)
+      plain[field.name] = value
+    return plain
 
   @functools.cached_property
   def seconds(self) -> float:

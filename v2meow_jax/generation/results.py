@@ -52,6 +52,18 @@ def complete(folder: pathlib.Path, name: str, about: dict[str, Any]) -> bool:
     return False
 
 
+def is_result(path: pathlib.Path) -> bool:
+  """Whether a film is what `write` wrote: beside it lies a JSON that says so."""
+  about = path.with_suffix('.json')
+  if path.suffix != '.mp4' or not about.is_file():
+    return False
+  try:
+    told = json.loads(about.read_bytes())
+  except (OSError, ValueError):
+    return False
+  return isinstance(told, dict) and {'v2meow_jax', 'bundle', 'request'} <= told.keys()
+
+
 def write(
   folder: pathlib.Path,
   name: str,

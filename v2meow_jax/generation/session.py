@@ -78,6 +78,15 @@ class Session:
 
   def _write(self, task: Task, made: Generated, about: dict[str, Any]) -> Done | None:
     began = time.perf_counter()
-    paths = results.write(self.out, task.name, self.pipeline, made, task.request, about, target=self.target)
+    place = (self.out, task.name)
+    try:
+      paths = results.write(*place, self.pipeline, made, task.request, about, target=self.target)
+    except (errors.InputError, OSError) as error:
+      if self.alone:
+        raise
+      # Its own failure: the others are still to be made, and its own WAV is written first.
+      told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+      self.failures[task.name] = f'{task.name}: its results could not all be written ({told})'
+      return None
     seconds = made.seconds | {'write': time.perf_counter() - began}
     return Done(paths, len(made.audio) / made.sample_rate, seconds)

@@ -2,13 +2,11 @@
 
 import dataclasses
 import os
-import pathlib
 from fractions import Fraction
 from typing import Any
 
 from av.container import InputContainer
 
-from v2meow_jax import errors
 from v2meow_jax.media import orientation
 from v2meow_jax.media.container import (
   decode_packet,
@@ -24,8 +22,6 @@ from v2meow_jax.media.container import (
 _ADTS_RATES = dict(
   enumerate((96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350))
 )
-
-VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,20 +59,6 @@ class MediaInfo:
   duration: float
   video: VideoInfo | None
   audio: AudioInfo | None
-
-
-def videos_in(folder: str | os.PathLike) -> list[pathlib.Path]:
-  """Files in a folder that have a video's suffix, sorted.
-
-  Raises:
-    errors.MediaError: there is none, or no such folder.
-  """
-  if not os.path.isdir(folder):
-    raise errors.MediaError(f'{folder}: there is no such folder; check the path.')
-  found = sorted(path for path in pathlib.Path(folder).iterdir() if path.suffix.lower() in VIDEOS)
-  if not found:
-    raise errors.MediaError(f'{folder}: there is no video in this folder ({", ".join(VIDEOS)}).')
-  return found
 
 
 def probe(path: str | os.PathLike) -> MediaInfo:

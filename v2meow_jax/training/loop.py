@@ -99,8 +99,13 @@ def _loop(run: Run) -> Any:
           writer.write(step, 'train', scalars)
           progress.note(step, 'train', scalars)
         if evaluate:
-          with clock.spending('evaluation'):
-            scalars = run.evaluate()
+          try:
+            with clock.spending('evaluation'):
+              scalars = run.evaluate()
+          except Exception:
+            # What was trained is kept.
+            run.save()
+            raise
           watchdog.seen()
           writer.write(step, 'validation', scalars)
           progress.note(step, 'validation', scalars)

@@ -100,6 +100,8 @@ class Run:
     for source in filter(None, (batches, eval_batches)):
       partitioner.check_batch(source.batch_size, trainable.microbatches if source is batches else 1)
     self.rows = partitioner.local_rows(batches.batch_size)
+    if eval_batches is not None:
+      eval_batches.describe()  # what is wrong with them is told now, and not at the first evaluation
     with self.clock.spending('data'):
       local = next(batches.start(0, self.rows))
     self.example = _widened(local, batches.batch_size)
