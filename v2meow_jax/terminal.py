@@ -1,10 +1,16 @@
 """How a command speaks: bad input in one sentence, long work in one line that is updated."""
 
+import argparse
+import contextlib
+import glob
+import importlib.util
 import io
 import logging
+import math
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -17,6 +23,7 @@ from v2meow_jax import errors, names
 # Between two lines about the same work where the output is no terminal.
 LINE_SECONDS = 30.0
 TERMINATED = 143  # as the shell has it of a process that SIGTERM ended
+_hushing = False
 AGAIN = 75  # EX_TEMPFAIL: not finished, run it again
 
 
@@ -43,6 +50,8 @@ def run(main: Callable[[list[str]], int | None], argv: list[str], stopped: int =
   warnings.formatwarning = lambda message, *rest, **more: f'v2meow: {message}\n'
   debug = '--debug' in argv
   argv = [argument for argument in argv if argument != '--debug']
+  if not debug:
+    hush()
   try:
     return main(argv) or 0
   except errors.InputError as error:
@@ -65,6 +74,53 @@ def run(main: Callable[[list[str]], int | None], argv: list[str], stopped: int =
   return 2
 
 
+def hush() -> None:
+  """Keeps from the terminal what libraries say of themselves."""
+  global _hushing
+  _hushing = True
+  before = sys.excepthook
+
+  def hook(kind, error, trace) -> None:
+    # Threads of TensorStore that hear of an answer nobody waits for any more.
+    if str(error) != 'Event loop is closed':
+      before(kind, error, trace)
+
+  sys.excepthook = hook
+  # libtpu complains at length where there is no TPU, so there it is not looked for.
+  tpu = [
+    *glob.glob('/dev/accel*'),
+    *glob.glob('/dev/vfio/[0-9]*'),
+    *(name for name in os.environ if 'TPU_' in name),
+  ]
+  gpus = ('jax_cuda12_plugin', 'jax_cuda13_plugin', 'jax_rocm7_plugin')
+  if not tpu and importlib.util.find_spec('libtpu') and not any(map(importlib.util.find_spec, gpus)):
+    os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+  """Around the import of a library that writes to standard error: what it says is shown if it fails, only.
+
+  `--debug`, and Python users, see it at once.
+  """
+  if not _hushing:
+    yield
+    return
+  sys.stderr.flush()
+  own = os.dup(2)
+  with tempfile.TemporaryFile() as kept:
+    os.dup2(kept.fileno(), 2)
+    try:
+      yield
+    except BaseException:
+      kept.seek(0)
+      os.write(own, kept.read())
+      raise
+    finally:
+      os.dup2(own, 2)
+      os.close(own)
+
+
 def _stop(number: int, frame: object) -> None:
   del frame
   signal.signal(number, signal.SIG_IGN)  # one is enough
@@ -74,6 +130,14 @@ def _stop(number: int, frame: object) -> None:
 def first_part(error: BaseException) -> str:
   """An exception's message without the trail of callers that gin appends to it."""
   return str(error).split('\n  In call to configurable')[0].strip()
+
+
+def number(text: str) -> float:
+  """An option's value that is a finite number."""
+  value = float(text)
+  if not math.isfinite(value):
+    raise argparse.ArgumentTypeError(f'{text} is not a finite number')
+  return value
 
 
 def say(text: str) -> None:

@@ -399,3 +399,46 @@ def test_the_checksum_knows_which_array_is_which():
   a, b = np.arange(4, dtype=np.int32), np.arange(4, 8, dtype=np.int32)
   digests = {checkpoints.digest(tree) for tree in ({'a': a, 'b': b}, {'a': b, 'b': a}, {'a': a, 'c': b})}
   assert len(digests) == 3
+
+
+def zeroed(path):
+  path.write_bytes(bytes(path.stat().st_size))
+
+
+def halved(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.fixture(scope='module')
+def large(tmp_path_factory):
+  """Two checkpoints of arrays that are stored as files of their own, and the states."""
+  run = tmp_path_factory.mktemp('large') / 'run'
+  states = {
+    step: {'a': jax.random.normal(jax.random.key(step), (300, 300)), 'n': jnp.int32(step)} for step in (1, 2)
+  }
+  with contextlib.closing(Checkpoints(run, keep=5)) as made:
+    for step, state in states.items():
+      made.save(step, state, position=step)
+  return run, states
+
+
+@pytest.mark.parametrize('damage', [zeroed, halved, os.unlink, lambda path: path.write_bytes(b'')])
+def test_whichever_file_is_damaged_a_whole_checkpoint_is_read_with_its_bits(large, tmp_path, damage):
+  run, states = large
+  newest = run / 'checkpoints' / '2'
+  files = [path.relative_to(run) for path in sorted(newest.rglob('*')) if path.is_file()]
+  assert max((run / file).stat().st_size for file in files) > 100_000
+  fell_back = 0
+  for number, file in enumerate(files):
+    copy = tmp_path / str(number)
+    shutil.copytree(run, copy)
+    damage(copy / file)
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      arrays, step = restore_arrays(copy)
+      np.testing.assert_array_equal(arrays['a'], states[step]['a'], err_msg=str(file))
+      with contextlib.closing(Checkpoints(copy, keep=5)) as made:
+        state, about = made.restore(checkpoints.abstract(states[1]))
+    same(state, states[about['step']])
+    fell_back += about['step'] == 1
+  assert fell_back  # some of the files are needed

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from v2meow_jax import bundles, errors
+from v2meow_jax import bundles, errors, terminal
 from v2meow_jax.codec import transcoding
 from v2meow_jax.codec.codec import Codec
 from v2meow_jax.evaluation import codec_report
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
   report.add_argument('--audio', type=pathlib.Path, required=True, help='a folder of media files, or one')
   report.add_argument('--out', type=pathlib.Path, default=pathlib.Path('codec_report'), help='a folder')
   report.add_argument('--clips', type=int, default=8, help='most files that are measured')
-  report.add_argument('--seconds', type=float, default=10.0, help='of each, from its middle')
+  report.add_argument('--seconds', type=terminal.number, default=10.0, help='of each, from its middle')
   for way in (encode, decode, report):
     way.add_argument('--bundle', type=pathlib.Path, required=True, help="a bundle or a codec's run")
   args = parser.parse_args(argv)

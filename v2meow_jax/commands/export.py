@@ -4,7 +4,7 @@ import argparse
 import json
 import pathlib
 
-from v2meow_jax import __version__, errors
+from v2meow_jax import __version__, errors, terminal
 from v2meow_jax.bundles import read_run
 from v2meow_jax.bundles.export import export
 from v2meow_jax.encoders import registry
@@ -36,6 +36,9 @@ def main(argv: list[str]) -> int:
   except (json.JSONDecodeError, TypeError, AttributeError) as error:
     raise errors.ConfigError(f'--sampling: {error}') from error
   runs = [read_run(directory) for directory in args.run]
+  for run in runs:
+    if run.note:
+      terminal.say_error(run.note)
   names = {run.about['stage']['name'] for run in runs if run.kind == 'stage'}
   if set(sampling) - names:
     raise errors.ConfigError(f'--sampling: there is no stage {", ".join(set(sampling) - names)}')

@@ -27,9 +27,11 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--prompt', help='what the music should be like; with or without a video')
   parser.add_argument('--style', type=pathlib.Path, help='a recording whose style the music should have')
   parser.add_argument('--begin', type=pathlib.Path, help='a recording that the music begins with')
-  parser.add_argument('--begin_seconds', type=float, help='how much of it; all by default')
+  parser.add_argument('--begin_seconds', type=terminal.number, help='how much of it; all by default')
   parser.add_argument('--seed', type=int, default=0, help='same seed, video, bundle and machine: same bits')
-  parser.add_argument('--duration', type=float, help='seconds from the start of the video; all by default')
+  parser.add_argument(
+    '--duration', type=terminal.number, help='seconds from the start of the video; all by default'
+  )
   for name, kind, text in options.OPTIONS:
     told = f'{text}; {kind.__name__}, or STAGE={kind.__name__},...'
     parser.add_argument(f'--{name}', default='', help=told)
@@ -38,7 +40,7 @@ def main(argv: list[str]) -> int:
     default='',
     help='GROUP=SCALE,... for the first stage, or STAGE:GROUP=SCALE; groups: video, style',
   )
-  parser.add_argument('--loudness', type=float, help='LUFS of the music; -16 by default')
+  parser.add_argument('--loudness', type=terminal.number, help='LUFS of the music; -16 by default')
   parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32', help='of the stages')
   parser.add_argument('--rows', type=int, default=16, help='most windows decoded at once')
   parser.add_argument('--clips', type=int, default=4, help='videos decoded side by side')
@@ -50,6 +52,10 @@ def main(argv: list[str]) -> int:
   args = parser.parse_args(argv)
   if args.clips < 1:
     raise errors.ConfigError(f'--clips: {args.clips} is not a positive number')
+  if args.begin_seconds is not None and args.begin is None:
+    raise errors.ConfigError('--begin_seconds: there is no --begin that it would be of')
+  if args.stream and args.resume:
+    raise errors.ConfigError('--stream writes no results that --resume could look for; leave one of them out')
   began = time.perf_counter()
   shared = {'prompt': args.prompt, 'style': args.style, 'seed': args.seed, 'duration': args.duration}
   shared |= {'beginning': args.begin, 'beginning_seconds': args.begin_seconds}

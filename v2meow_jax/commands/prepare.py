@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from v2meow_jax import bundles, errors
+from v2meow_jax import bundles, errors, terminal
 from v2meow_jax.bundles.codec_entry import CODEC
 from v2meow_jax.data import preparation
 from v2meow_jax.encoders import registry
@@ -25,8 +25,8 @@ def main(argv: list[str]) -> int:
       parser.add_argument(f'--{option.name}', action='store_true', help=option.help)
     else:
       parser.add_argument(f'--{option.name}', type=option.kind, help=option.help)
-  parser.add_argument('--clip_seconds', type=float, default=60.0, help='longest clip')
-  parser.add_argument('--validation_share', type=float, default=0.05, help='share of the sources')
+  parser.add_argument('--clip_seconds', type=terminal.number, default=60.0, help='longest clip')
+  parser.add_argument('--validation_share', type=terminal.number, default=0.05, help='share of the sources')
   parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes')
   args = configuration.parse(parser, argv)
   if not 1 <= args.clip_seconds <= 60:
@@ -35,7 +35,9 @@ def main(argv: list[str]) -> int:
     raise errors.ConfigError(f'--validation_share: {args.validation_share:g} is not in [0, 1)')
   preparation.require_tensorflow()
   if args.gin_file or args.bindings:
-    configuration.load(args, recipe=False)
+    configuration.load(
+      args, recipe=False, roots=[entry.settings.__name__ for entry in ENTRIES if entry.settings]
+    )
   names = list(dict.fromkeys(name.strip() for name in args.streams.split(',') if name.strip()))
   opened = bundles.load(args.bundle) if args.bundle else None
   bundled = opened.encoder_of if opened else lambda stream: None

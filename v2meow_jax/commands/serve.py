@@ -20,11 +20,15 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--port', type=int, default=7860)
   parser.add_argument('--password_file', type=pathlib.Path, help='its first line lets people in')
   parser.add_argument('--examples', type=pathlib.Path, help='folder of videos that are offered to try')
-  parser.add_argument('--max_seconds', type=float, default=300, help='longest piece')
-  parser.add_argument('--max_megabytes', type=float, default=200, help='largest upload')
-  parser.add_argument('--max_stored', type=float, default=4000, help='megabytes of uploads and results')
+  parser.add_argument('--max_seconds', type=terminal.number, default=300, help='longest piece')
+  parser.add_argument('--max_megabytes', type=terminal.number, default=200, help='largest upload')
+  parser.add_argument(
+    '--max_stored', type=terminal.number, default=4000, help='megabytes of uploads and results'
+  )
   parser.add_argument('--max_waiting', type=int, default=16, help='most pieces asked for at once')
-  parser.add_argument('--keep_minutes', type=float, default=60, help='before uploads and results are deleted')
+  parser.add_argument(
+    '--keep_minutes', type=terminal.number, default=60, help='before uploads and results are deleted'
+  )
   parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32', help='of the stages')
   parser.add_argument('--rows', type=int, default=16, help='most windows decoded at once')
   network_options.add(parser)

@@ -26,7 +26,8 @@ def require_tensorflow() -> None:
   """Raises `errors.ConfigError` where it is not installed."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   try:
-    import tensorflow  # noqa: F401
+    with terminal.hushed():  # it takes seconds to import, and tells of what it does not find
+      import tensorflow  # noqa: F401
   except ImportError as error:
     raise errors.ConfigError(
       'preparing writes TFRecords and needs TensorFlow; install v2meow-jax with the extra "train"'
@@ -121,7 +122,8 @@ def _run(job: _Job) -> list[dict]:
 
 
 def _quiet_worker() -> None:
-  os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+  terminal.hush()
+  require_tensorflow()
 
 
 def prepare_streams(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 import gin
-from v2meow_jax import errors
+from v2meow_jax import errors, terminal
 from v2meow_jax.data.batches import ClipBatches, stage_batches
 from v2meow_jax.stages import Stage
 
@@ -45,7 +45,8 @@ class SeqioBatches:
   def start(self, position: int, rows: Sequence[int] | None = None) -> Iterator[dict[str, np.ndarray]]:
     """Batches from example number `position` on, without end; of each the given rows, or all."""
     try:
-      from v2meow_jax.data import seqio_tasks
+      with terminal.hushed():
+        from v2meow_jax.data import seqio_tasks
     except ModuleNotFoundError as error:
       raise errors.ConfigError(
         f'SeqioBatches needs {error.name}; install the extra "train", or use stage_batches instead'

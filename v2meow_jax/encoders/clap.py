@@ -159,6 +159,7 @@ def _essence(identity: dict[str, Any]) -> dict[str, Any]:
 ENTRY = Entry(
   'clap',
   'style/clap',
+  settings=ClapConfig,
   make=_make,
   rebuild=_rebuild,
   options=(

@@ -65,6 +65,7 @@ class Entry:
     stream: name of the stream that it makes.
     make: an encoder for preparation.
     rebuild: the encoder of an identity; None: that takes more than an encoder's sources.
+    settings: the class whose parameters gin may bind for it; None: there is none.
     options: what preparation may be told.
     needs: options without which `make` has nothing to work with.
     wanted: what to give where those are missing.
@@ -78,6 +79,7 @@ class Entry:
   stream: str
   make: Callable[[Given], Encoder]
   rebuild: Callable[[Identity, Sources], Encoder] | None = None
+  settings: type | None = None
   options: tuple[Option, ...] = ()
   needs: tuple[str, ...] = ()
   wanted: str = ''

@@ -148,6 +148,7 @@ def _lasting(pictures: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]
 ENTRY = Entry(
   'motion',
   'video/motion',
+  settings=MotionEncoder,
   make=lambda given: configured(MotionEncoder),
   rebuild=lambda identity, sources: description.rebuild(identity['config'], [MotionEncoder]),
 )

@@ -44,6 +44,7 @@ class WaveformEncoder:
 ENTRY = Entry(
   'waveform',
   'audio/waveform',
+  settings=WaveformEncoder,
   make=lambda given: configured(WaveformEncoder, sample_rate=given.options.get('sample_rate')),
   rebuild=lambda identity, sources: description.rebuild(identity['config'], [WaveformEncoder]),
   options=(Option('sample_rate', 'of audio/waveform, in Hz; 16000 by default', int),),

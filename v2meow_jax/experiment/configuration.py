@@ -7,12 +7,13 @@ import logging
 import pathlib
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import gin.config as gin_config
 
 import gin
 from v2meow_jax import errors
+from v2meow_jax.experiment import bindings
 
 MODULES = (
   'v2meow_jax.streams',
@@ -58,24 +59,26 @@ def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
 
 def parse(made: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
   """Parses the flags; `bindings` holds the gin ones."""
-  bindings = [argument.removeprefix('--gin.') for argument in argv if argument.startswith('--gin.')]
+  given = [argument.removeprefix('--gin.') for argument in argv if argument.startswith('--gin.')]
   args = made.parse_args([argument for argument in argv if not argument.startswith('--gin.')])
-  for binding in bindings:
+  for binding in given:
     if '=' not in binding:
       raise errors.ConfigError(f'--gin.{binding}: a binding reads --gin.NAME=VALUE')
-  args.bindings = bindings
+  args.bindings = given
   return args
 
 
-def load(args: argparse.Namespace, recipe: bool = True) -> None:
+def load(args: argparse.Namespace, recipe: bool = True, roots: Sequence[str] = ('train',)) -> None:
   """Imports what gin may name, then reads files and bindings.
 
   Args:
     args: of `parse`.
     recipe: whether there must be a file.
+    roots: names of the configurables that will be called.
 
   Raises:
-    errors.ConfigError: a missing file, an unknown name, a value that is not Python.
+    errors.ConfigError: a missing file, an unknown name, a value that is not Python or of a wrong type, a
+      binding that nothing reads.
   """
   for module in MODULES:
     importlib.import_module(module)
@@ -83,7 +86,8 @@ def load(args: argparse.Namespace, recipe: bool = True) -> None:
   # directory has a plain folder of that name, such as data/ or runs/. Files alone are wanted.
   readers = gin_config._FILE_READERS
   readers[:] = [reader for reader in readers if reader[0] is open]
-  for path in [*filter(None, args.gin_search_paths.split(',')), str(gin_directory())]:
+  folders = [*filter(None, args.gin_search_paths.split(',')), str(gin_directory())]
+  for path in folders:
     gin.add_config_file_search_path(path)
   if recipe and not args.gin_file:
     raise errors.ConfigError(
@@ -104,6 +108,9 @@ def load(args: argparse.Namespace, recipe: bool = True) -> None:
     raise errors.ConfigError(
       f'{missing[0]} is not set; add --gin.{missing[0]}=VALUE (in all: {", ".join(missing)})'
     )
+  written = bindings.written(args.gin_file, args.bindings, ['', *folders], gin_directory())
+  bindings.tell_overridden(written)
+  bindings.check(written, roots)
 
 
 def constructor_error(error: BaseException) -> str | None:

@@ -25,8 +25,6 @@ STORAGE = {
   'Permission denied': 'permission denied',
   'Read-only file system': 'the file system is read-only',
 }
-# What they raise for files that are missing, cut short or not what they should be.
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, EOFError)
 LISTINGS = 5  # tries to list a folder in which a run deletes checkpoints meanwhile
 
 
@@ -200,11 +198,11 @@ class Checkpoints:
       try:
         about = self._about(number)
         state = self._restore(number, about, wanted(about['layout']))
-      except errors.BundleError:
+      except (errors.BundleError, MemoryError):
         raise
-      except UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        damaged.append((number, reason))
+      # Of many kinds, a bare Exception among them; what was asked for and does not fit is told before this.
+      except Exception as error:
+        damaged.append((number, reason := _reason(error)))
         warnings.warn(f'{self.path}/{number}: the checkpoint is damaged ({reason})', stacklevel=2)
         continue
       self._set_aside([number for number, _ in damaged])
@@ -279,6 +277,11 @@ def _saving(path: epath.Path) -> Iterator[None]:
     raise
 
 
+def _reason(error: Exception) -> str:
+  """The first line of what Orbax and TensorStore say, without their traces."""
+  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def abstract(state: Any) -> Any:
   """Shapes, dtypes and shardings of a state, without its values."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
@@ -325,9 +328,10 @@ def restore_arrays(run_dir: epath.PathLike) -> tuple[dict, int]:
       if digest(state) != about['digest']:
         raise ValueError('its checksum is another')
       return state, about['step']
-    except UNREADABLE as error:
-      reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-      warnings.warn(f'{path}/{step}: the checkpoint is damaged ({reason})', stacklevel=2)
+    except MemoryError:
+      raise
+    except Exception as error:
+      warnings.warn(f'{path}/{step}: the checkpoint is damaged ({_reason(error)})', stacklevel=2)
   raise errors.BundleError(
     f'{run_dir}: {"no checkpoint can be read" if found else "there is no complete checkpoint"}; '
     'train the run first'
