@@ -5,6 +5,9 @@ to do. The command line prints it alone and exits with status 2; a library calle
 `InputError`, which is a `ValueError`, or one of its kinds.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class InputError(ValueError):
   """Input that cannot be used: a file, a setting or a combination of them."""
@@ -32,3 +35,20 @@ class ConfigError(InputError):
 
 class MemoryExhausted(InputError):
   """What was asked for at once does not fit into the device's memory."""
+
+
+@contextlib.contextmanager
+def translated(kind: type[InputError], message: str) -> Iterator[None]:
+  """Around what parses a file: whatever a parser makes of a damaged one becomes one sentence.
+
+  Args:
+    kind: that is raised.
+    message: names the file and says what to do.
+  """
+  try:
+    yield
+  except (InputError, MemoryError, FileNotFoundError):
+    raise
+  except Exception as error:
+    first = (str(error).strip().splitlines() or [''])[0][:200]
+    raise kind(f'{message} ({first or type(error).__name__})') from error

@@ -19,6 +19,7 @@ import gin
 from v2meow_jax import errors
 from v2meow_jax.streams import Stream, crop_all, read_nothing
 
+LONGEST_CROP = 3600  # seconds, far beyond what a model can hear at once
 PATTERNS = ('flatten', 'delay')
 
 
@@ -120,6 +121,10 @@ class Stage:
     groups = (group if isinstance(group, tuple | list) else (group,) for group in self.conditions)
     object.__setattr__(self, 'conditions', tuple(condition for group in groups for condition in group))
     object.__setattr__(self, 'crop_seconds', Fraction(self.crop_seconds))
+    if self.crop_seconds > LONGEST_CROP:
+      raise errors.ConfigError(
+        f'stage {self.name!r}: a crop of {float(self.crop_seconds):g} s is more than {LONGEST_CROP} s'
+      )
     if self.crop_seconds <= 0 or self.frames < 1:
       raise errors.ConfigError(
         f'stage {self.name!r}: a crop of {self.crop_seconds} s holds no frame of its target'

@@ -45,21 +45,17 @@ class Bundle:
       raise errors.BundleError(
         f'{self.directory}: no bundle.json there; a bundle is what v2meow export writes'
       )
-    try:
-      self.about = json.loads(path.read_text())
+    damaged = f'{path}: damaged; export or copy the bundle again'
+    with errors.translated(errors.BundleError, damaged):
+      self.about = json.loads(path.read_bytes())
       version = self.about['format']
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-      raise errors.BundleError(f'{path}: damaged ({error}); export or copy the bundle again') from error
     if not isinstance(version, int) or version > types.FORMAT:
       raise errors.BundleError(
         f'{path}: format {version}; this version reads up to {types.FORMAT}, update v2meow-jax'
       )
-    try:
-      self._data = {part['file']: self._read(part) for part in self.parts()}
-    except (KeyError, TypeError) as error:
-      raise errors.BundleError(
-        f'{path}: entry {error} is missing; export or copy the bundle again'
-      ) from error
+    with errors.translated(errors.BundleError, damaged):
+      types.check(self.about)
+    self._data = {part['file']: self._read(part) for part in self.parts()}
 
   def parts(self) -> list[dict]:
     """What `bundle.json` says of each file."""
@@ -69,7 +65,7 @@ class Bundle:
 
   def _read(self, part: dict) -> bytes:
     path = self.directory / part['file']
-    if path.parent != self.directory or not path.is_file():
+    if '\0' in part['file'] or path.parent != self.directory or not path.is_file():
       raise errors.BundleError(f'{path}: missing; copy the bundle again')
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != part['sha256']:

@@ -22,9 +22,9 @@ def tell(loaded: Bundle) -> list[str]:
   for part in about['stages']:
     stage = types.stage(part)
     count = sum(math.prod(shape) for shape in loaded.sizes(part).values())
-    config = part['transformer']
+    config = types.transformer(part)
     lines.append(
-      f'stage {stage.name}: {config["layers"]} layers of {config["width"]}, '
+      f'stage {stage.name}: {config.layers} layers of {config.width}, '
       f'{count / 1e6:.1f} million parameters, '
       f'{part.get("trained_steps", "?")} steps, crops of {float(stage.crop_seconds):g} s'
     )

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import warnings
-import zipfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -88,14 +87,10 @@ def read_codes(codec: Codec, path: pathlib.Path) -> tuple[Int[np.ndarray, 'n lev
   Raises:
     errors.DatasetError: it is none, it is damaged, or another codec wrote it.
   """
-  try:
-    with np.load(path, allow_pickle=False) as stored:
-      codes, about = stored['codes'].astype(np.int32), json.loads(str(stored['about']))
-      identity, samples = about['identity'], int(about['samples'])
-  except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
-    if isinstance(error, FileNotFoundError):
-      raise
-    raise errors.DatasetError(f'{path}: not codes as v2meow codec encode writes them ({error})') from error
+  told = f'{path}: not codes as v2meow codec encode writes them'
+  with errors.translated(errors.DatasetError, told), np.load(path, allow_pickle=False) as stored:
+    codes, about = stored['codes'].astype(np.int32), json.loads(str(stored['about']))
+    identity, samples = about['identity'], int(about['samples'])
   if identity != json.loads(json.dumps(codec.identity)):
     raise errors.DatasetError(f'{path}: these codes were made by another codec than the one given')
   try:

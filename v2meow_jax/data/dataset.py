@@ -8,11 +8,13 @@ DIR/rejected.jsonl         rows and streams that could not be prepared, with the
 
 import dataclasses
 import json
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from etils import epath
 
-from v2meow_jax import errors, files
+from v2meow_jax import errors
 from v2meow_jax.data import records
 from v2meow_jax.streams import Stream
 
@@ -35,6 +37,20 @@ class Clip:
   licence: str = ''
 
 
+class _Entry(msgspec.Struct):
+  """What `streams.json` says of a stream."""
+
+  name: str
+  kind: str
+  rate: str
+  width: int
+  codes: int
+  version: str
+  shards: dict[str, int]
+  clips_a_shard: Annotated[int, msgspec.Meta(ge=1)]
+  made_by: dict[str, Any]
+
+
 def read_clips(directory: epath.PathLike) -> list[Clip]:
   """The clip table.
 
@@ -47,8 +63,8 @@ def read_clips(directory: epath.PathLike) -> list[Clip]:
       f'{directory}: no clips.jsonl there; it is not a prepared dataset, see v2meow prepare'
     )
   try:
-    return [Clip(**row) for row in files.read_lines(path)]
-  except (ValueError, TypeError) as error:
+    return [msgspec.json.decode(line, type=Clip) for line in path.read_bytes().split(b'\n') if line.strip()]
+  except (ValueError, RecursionError) as error:
     raise errors.DatasetError(f'{path}: not a table of clips ({error}); prepare the dataset again') from error
 
 
@@ -57,10 +73,13 @@ def read_streams(directory: epath.PathLike) -> dict[str, dict]:
   path = epath.Path(directory) / 'streams.json'
   if not path.exists():
     return {}
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise errors.DatasetError(f'{path}: not JSON ({error}); prepare the dataset again') from error
+  told = f'{path}: damaged; prepare the dataset again'
+  with errors.translated(errors.DatasetError, told):
+    entries = json.loads(path.read_bytes())
+    for name, entry in msgspec.convert(entries, dict[str, _Entry], strict=True).items():
+      if entry.name != name:
+        raise ValueError(f'{name!r} is called {entry.name!r}')
+    return entries
 
 
 def stream_of(entry: dict) -> Stream:
@@ -117,7 +136,7 @@ class Dataset:
     self.entries = read_streams(self.directory)
     self._readers: dict[str, list[records.ShardReader]] = {}
     for stream in streams:
-      self._check(stream)
+      self._check(stream, split)
       count = self.entries[stream.name]['shards'][split]
       folder = self.directory / stream.name / VERSION
       self._readers[stream.name] = [
@@ -130,11 +149,15 @@ class Dataset:
         )
     self.clips_a_shard = max(len(reader) for reader in self._readers[streams[0].name])
 
-  def _check(self, stream: Stream) -> None:
+  def _check(self, stream: Stream, split: str) -> None:
     if stream.name not in self.entries:
       have = ', '.join(sorted(self.entries)) or 'none'
       raise errors.DatasetError(
         f'{self.directory}: there is no stream {stream.name!r}, only {have}; add it with v2meow prepare'
+      )
+    if split not in self.entries[stream.name]['shards']:
+      raise errors.DatasetError(
+        f'{self.directory}: stream {stream.name!r} has no shards of split {split!r}; prepare it again'
       )
     found = stream_of(self.entries[stream.name])
     if found != stream:

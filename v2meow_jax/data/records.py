@@ -120,13 +120,15 @@ class ShardReader:
 
   def __init__(self, path: epath.PathLike, stream: Stream):
     self._stream, path = stream, epath.Path(path)
+    told = f'{path}: the shard or its index is missing or damaged; prepare the stream again'
     try:
-      self._index = np.load(io.BytesIO(index_path(path).read_bytes()))
-      self._bytes = _open(path)
-    except (FileNotFoundError, ValueError, EOFError) as error:
-      raise errors.DatasetError(
-        f'{path}: the shard or its index is missing or damaged; prepare the stream again'
-      ) from error
+      with errors.translated(errors.DatasetError, told):
+        self._index = np.load(io.BytesIO(index_path(path).read_bytes()))
+        self._bytes = _open(path)
+        if self._index.dtype != np.int64 or self._index.shape[1:] != (2,):
+          raise ValueError(f'an index of {self._index.dtype} {self._index.shape}')
+    except FileNotFoundError as error:
+      raise errors.DatasetError(told) from error
     self._item = stream.dtype.itemsize * stream.width
     if len(self._index):
       ends = self._index[:, 0] + self._index[:, 1] * self._item

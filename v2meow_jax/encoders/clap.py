@@ -145,7 +145,7 @@ def _make(given: Given) -> ClapEncoder:
 
 
 def _rebuild(identity: Identity, sources: Sources) -> ClapEncoder:
-  config = description.rebuild(identity['config'], [ClapConfig])
+  config = description.rebuild(identity['config'], [ClapConfig], ClapConfig)
   return ClapEncoder(sources.networks.get('clap') or identity['model'], config)
 
 

@@ -150,5 +150,5 @@ ENTRY = Entry(
   'video/motion',
   settings=MotionEncoder,
   make=lambda given: configured(MotionEncoder),
-  rebuild=lambda identity, sources: description.rebuild(identity['config'], [MotionEncoder]),
+  rebuild=lambda identity, sources: description.rebuild(identity['config'], [MotionEncoder], MotionEncoder),
 )

@@ -106,7 +106,9 @@ def _rebuild(identity: Identity, folder: pathlib.Path, networks: Mapping[str, st
   entry = _BY_NAME.get(str(name))
   if entry is None or entry.rebuild is None:
     raise errors.BundleError(f'encoder {name!r} is unknown; known are {", ".join(_BY_NAME)}')
-  return entry.rebuild(identity, Sources(folder, networks, lambda part: _rebuild(part, folder, networks)))
+  sources = Sources(folder, networks, lambda part: _rebuild(part, folder, networks))
+  with errors.translated(errors.BundleError, f'encoder {name!r} is described in no way that is known'):
+    return entry.rebuild(identity, sources)
 
 
 def same(one: Identity, other: Identity) -> bool:

@@ -173,7 +173,8 @@ class SemanticEncoder:
 
     try:
       with safe_open(str(path), 'numpy') as file:
-        config = description.rebuild(json.loads(file.metadata()['config']), [SemanticConfig])
+        about = json.loads(file.metadata()['config'])
+        config = description.rebuild(about, [SemanticConfig], SemanticConfig)
         return cls(config, *(file.get_tensor(name) for name in ('mean', 'deviation', 'centres')))
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
       raise errors.BundleError(

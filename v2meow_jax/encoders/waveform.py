@@ -10,7 +10,7 @@ from jaxtyping import Int
 import gin
 from v2meow_jax import description
 from v2meow_jax.encoders.configured import configured
-from v2meow_jax.encoders.entry import Entry, Option
+from v2meow_jax.encoders.entry import Entry, Identity, Option, Sources
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
 
@@ -41,11 +41,16 @@ class WaveformEncoder:
     return np.clip(np.round(audio * 32768.0), -32768, 32767).astype(np.int16)
 
 
+def _rebuild(identity: Identity, sources: Sources) -> WaveformEncoder:
+  del sources
+  return description.rebuild(identity['config'], [WaveformEncoder], WaveformEncoder)
+
+
 ENTRY = Entry(
   'waveform',
   'audio/waveform',
   settings=WaveformEncoder,
   make=lambda given: configured(WaveformEncoder, sample_rate=given.options.get('sample_rate')),
-  rebuild=lambda identity, sources: description.rebuild(identity['config'], [WaveformEncoder]),
+  rebuild=_rebuild,
   options=(Option('sample_rate', 'of audio/waveform, in Hz; 16000 by default', int),),
 )

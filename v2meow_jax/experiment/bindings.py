@@ -6,20 +6,16 @@ import difflib
 import inspect
 import pathlib
 import re
-import types
 import typing
 import warnings
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
 import gin
-from v2meow_jax import errors
+from v2meow_jax import description, errors
 
 _STATEMENT = re.compile(r'([\w./]+)\s*=\s*(.*)')
 _INCLUDE = re.compile(r'include\s+[\'"](.+)[\'"]')
 _REFERENCE = re.compile(r'@([\w./]+)|%([\w.]+)')
-_PLAIN = {int, float, bool, str, type(None)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +172,7 @@ def check(bindings: Sequence[Binding], roots: Iterable[str]) -> None:
       given = ast.literal_eval(value)
     except (ValueError, SyntaxError):
       continue  # it holds references
-    if wanted is not None and not _holds(given, wanted):
+    if wanted is not None and not description.holds(given, wanted):
       kind = getattr(wanted, '__name__', None) if isinstance(wanted, type) else None
       raise errors.ConfigError(f'{place}: {selector}.{parameter} takes {kind or wanted}, not {value}')
 
@@ -216,20 +212,4 @@ def _annotation(selector: str, parameter: str) -> typing.Any:
     wanted = typing.get_type_hints(holder).get(parameter)
   except (NameError, TypeError):
     return None
-  return wanted if wanted is not None and _is_plain(wanted) else None
-
-
-def _is_plain(wanted: typing.Any) -> bool:
-  origin, inner = typing.get_origin(wanted), typing.get_args(wanted)
-  if origin is typing.Literal or wanted in _PLAIN:
-    return True
-  allowed = (tuple, list, typing.Union, types.UnionType)
-  return origin in allowed and all(part is Ellipsis or _is_plain(part) for part in inner)
-
-
-def _holds(given: typing.Any, wanted: typing.Any) -> bool:
-  try:
-    msgspec.convert(given, wanted, strict=True)
-  except msgspec.ValidationError:
-    return False
-  return True
+  return wanted if wanted is not None and description.is_plain(wanted) else None

@@ -88,7 +88,8 @@ def load(args: argparse.Namespace, recipe: bool = True, roots: Sequence[str] = (
   readers[:] = [reader for reader in readers if reader[0] is open]
   folders = [*filter(None, args.gin_search_paths.split(',')), str(gin_directory())]
   for path in folders:
-    gin.add_config_file_search_path(path)
+    if path not in gin_config._LOCATION_PREFIXES:  # gin would name it again and again
+      gin.add_config_file_search_path(path)
   if recipe and not args.gin_file:
     raise errors.ConfigError(
       'no --gin_file is given; recipes are under gin/recipes, e.g. recipes/tiny_codec.gin'
@@ -134,7 +135,7 @@ def built() -> Iterator[None]:
   """Around the call of a configurable: one sentence for what goes wrong while gin builds its arguments."""
   try:
     yield
-  except (TypeError, ValueError) as error:
+  except (TypeError, ValueError, ArithmeticError) as error:
     # What goes wrong later, inside of the training, is no matter of gin's.
     told = constructor_error(error)
     if isinstance(error, errors.InputError) or told is None:

@@ -32,6 +32,7 @@ _FORMATS = (
   'mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,tak,tta,vc1,w64,wav,webm,wtv,wv,yuv4mpegpipe'
 )
 
+_LATE = 60  # seconds at whose end a stream may begin
 PIXELS = 4096 * 2304  # of a picture: 4K in every shape
 _ALIGNED = 128  # pixels that a codec may add to a side
 
@@ -57,14 +58,17 @@ def open_media(path: str | os.PathLike) -> Iterator[InputContainer]:
     # playlist from reaching for the network.
     container = av.open(
       f'file:{os.fsdecode(name)}',
-      options={'protocol_whitelist': 'file', 'format_whitelist': _FORMATS},
+      options={
+        'protocol_whitelist': 'file',
+        'format_whitelist': _FORMATS,
+        # What begins late is still found; files that tell all at once are not read any further.
+        'analyzeduration': str(_LATE * 1_000_000),
+      },
       metadata_errors='replace',
     )
   except PermissionError:
     raise errors.MediaError(f'{name}: reading it is not permitted; check the permissions.') from None
   except av.error.FFmpegError as error:
-    if isinstance(error, MemoryError):
-      raise
     raise errors.MediaError(
       f'{name}: it is not a readable video or audio file ({error.strerror}); it may be truncated, so'
       ' copy it again or convert it to MP4 or WAV.'
@@ -80,9 +84,8 @@ def open_media(path: str | os.PathLike) -> Iterator[InputContainer]:
     try:
       yield container
     except av.error.FFmpegError as error:
-      # Those of reading: writers translate their own before they get here.
-      if isinstance(error, MemoryError):
-        raise
+      # Those of reading: writers translate their own before they get here. What a damaged header makes FFmpeg
+      # ask for may be more memory than there is.
       raise errors.MediaError(
         f'{name}: it cannot be read to its end ({error.strerror}); convert it to MP4 or WAV.'
       ) from error
@@ -109,6 +112,9 @@ def pick(container: InputContainer, kind: str) -> Any:
   for stream in container.streams:
     if stream.type == kind and stream.codec_context is not None:
       if kind == 'video' and stream.disposition & Disposition.attached_pic:
+        continue
+      # What is announced, but was not found where FFmpeg looks, has no size.
+      if not getattr(stream.codec_context, 'sample_rate' if kind == 'audio' else 'width'):
         continue
       return stream
   return None

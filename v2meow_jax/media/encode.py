@@ -27,7 +27,8 @@ def h264(
   target = out.add_stream('libx264', rate=stream.average_rate or stream.guessed_rate or 25)
   target.pix_fmt = 'yuv420p'
   # A browser does not wait for hours: what is shown in one is smaller and encoded faster.
-  target.options = {'crf': '18', 'preset': 'veryfast' if playable else 'medium'}
+  # Without reordering, decoding and presentation times are one, and the film ends to the tick.
+  target.options = {'crf': '18', 'bf': '0', 'preset': 'veryfast' if playable else 'medium'}
   # Finer than the file's, so that the last picture can end anywhere.
   fine = max(1, math.ceil(stream.time_base * FINE))
   target.codec_context.time_base = stream.time_base / fine
@@ -43,15 +44,9 @@ def latest_begin(end: Any, base: Fraction) -> Any:
 def _encoded(
   source: InputContainer, stream: Any, target: Any, end: Any, longer: int, fine: int
 ) -> Iterator[Any]:
-  latest = latest_begin(end, stream.time_base)
-  zero, last, size, step = stream.start_time or 0, -1, None, frames.step_of(stream)
+  size, lasting = None, {}  # of each picture, in fine ticks
   turn: colours.Turn = None  # type: ignore[assignment] (made with the first picture)
-  for tick, frame in frames.timed_frames(source, stream):
-    tick -= zero
-    if tick >= latest:
-      break
-    if tick <= last:
-      continue
+  for tick, frame, until in _shown(source, stream, end):
     if size is None:
       # H.264 in 4:2:0 has even sides only.
       scale = min(1, longer / max(frame.width, frame.height)) if longer else 1
@@ -60,12 +55,30 @@ def _encoded(
       _describe(target, stream, frame, size, turn)
     picture = turn.applied(frame, size)
     picture.pts, picture.time_base = tick * fine, stream.time_base / fine
+    lasting[picture.pts] = max(1, round((until - tick) * fine))
     # Left as decoded, the type of each picture would be imposed on the encoder.
     picture.pict_type = 0
-    last = tick
-    yield from _ended(target.encode(picture), step * fine, end * fine)
+    yield from _told(target.encode(picture), lasting)
   if size is not None:
-    yield from _ended(target.encode(None), step * fine, end * fine)
+    yield from _told(target.encode(None), lasting)
+
+
+def _shown(source: InputContainer, stream: Any, end: Any) -> Iterator[tuple[int, Any, Any]]:
+  """Yields (first tick, frame, tick at which it is gone) of a film that begins at 0 and stops at `end`."""
+  zero, latest, step = stream.start_time or 0, latest_begin(end, stream.time_base), frames.step_of(stream)
+  held: tuple[int, Any] | None = None
+  for tick, frame in frames.timed_frames(source, stream):
+    tick -= zero
+    if held is not None and tick <= held[0]:
+      continue
+    if held is not None:
+      yield *held, min(tick, end)
+    if tick >= latest:
+      return
+    held = tick, frame
+  if held is not None:
+    own = Fraction(held[1].duration or 0) or step
+    yield *held, min(held[0] + own, end)
 
 
 def _describe(target: Any, stream: Any, frame: Any, size: tuple[int, int], turn: colours.Turn) -> None:
@@ -82,9 +95,8 @@ def _describe(target: Any, stream: Any, frame: Any, size: tuple[int, int], turn:
     target.set_display_matrix(orientation.entries(matrix))
 
 
-def _ended(packets: Any, step: Fraction, end: Any) -> Iterator[Any]:
-  """Packets none of whose pictures outlasts the end."""
+def _told(packets: Any, lasting: dict[int, int]) -> Iterator[Any]:
+  """Packets with how long their pictures are shown."""
   for packet in packets:
-    left = end - packet.pts
-    packet.duration = max(1, round(min(step, left)))
+    packet.duration = lasting.pop(packet.pts)
     yield packet

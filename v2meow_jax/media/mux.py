@@ -90,12 +90,30 @@ def _write(
     pictures = _video_packets(source, stream, video_path, out, end, playable, watch)
     sound = _audio_packets(out, audio, sample_rate)
     count = 0
-    for packet in heapq.merge(pictures, sound, key=lambda packet: packet.dts * packet.time_base):
+    for packet in heapq.merge(_closed(pictures), sound, key=lambda packet: packet.dts * packet.time_base):
       watch()
       count += packet.stream.type == 'video'
       out.mux_one(packet)
     if not count:
       raise errors.MediaError(f'{video_path}: it has no readable pictures; copy it again.')
+
+
+def _closed(packets: Iterator[Any]) -> Iterator[Any]:
+  """Packets of which the last lasts until the film ends.
+
+  MP4 counts a track's length in decoding times, by which its last packet need not be the picture seen last.
+  """
+  held: Any = None
+  first = begin = end = 0
+  for packet in packets:
+    if held is None:
+      first, begin = packet.dts, packet.pts
+    else:
+      yield held
+    begin, end, held = min(begin, packet.pts), max(end, packet.pts + packet.duration), packet
+  if held is not None:
+    held.duration = max(held.duration, end - begin - (held.dts - first))
+    yield held
 
 
 @contextlib.contextmanager
@@ -125,7 +143,8 @@ def _video_packets(
   """Adds the video to `out` and returns its packets, which start at 0 and stop at `end` ticks."""
   codec = stream.codec_context
   plays = codec.codec.canonical_name in _PLAYABLE and codec.pix_fmt in _PIXELS
-  if container.is_timed(source) and (plays or not playable):
+  # Of pictures that were not found yet, MP4's header could say nothing.
+  if container.is_timed(source) and codec.pix_fmt is not None and (plays or not playable):
     try:
       target = out.add_stream_from_template(stream, opaque=True)
     except ValueError:
@@ -178,8 +197,13 @@ def _times(path: str, end: Any, watch: Callable[[], None]) -> _Times:
       if packet.is_keyframe and shown[-1] > end + widest + 16 * step:
         break
   fine = max(1, math.ceil(base * encode.FINE))
-  times = np.asarray(shown[:last], np.int64) * fine
-  length = np.asarray(lasting[:last], np.int64) * fine
+  every = np.unique(np.asarray(shown, np.int64))
+  times, own = (np.asarray(values[:last], np.int64) for values in (shown, lasting))
+  # A picture is seen until the next one, be it behind the end, and the last one as long as it says.
+  after = np.searchsorted(every, times, 'right')
+  until = np.where(after < len(every), every[np.minimum(after, len(every) - 1)], times + own) * fine
+  times *= fine
+  length = until - times
   if end != math.inf and last:
     limit = max(math.ceil(end * fine), 1)
     behind = np.flatnonzero(times >= limit)

@@ -8,6 +8,7 @@ from typing import Any
 from av.container import InputContainer
 
 from v2meow_jax.media import orientation
+from v2meow_jax.media.clock import may_restart
 from v2meow_jax.media.container import (
   decode_packet,
   is_timed,
@@ -76,7 +77,9 @@ def probe(path: str | os.PathLike) -> MediaInfo:
     video, audio = pick(container, 'video'), pick(container, 'audio')
     streams = [stream for stream in (video, audio) if stream is not None]
     zero = origin(container)
-    known = is_timed(container) and all(stream.duration is not None for stream in streams)
+    # FFmpeg guesses how long recordings are from their last packets.
+    known = is_timed(container) and not may_restart(container)
+    known &= all(stream.duration is not None for stream in streams)
     ends, rotation = _scan(container, streams, video, whole=not known)
     starts = {stream.index: Fraction(stream.start_time or 0) * stream.time_base for stream in streams}
     if known:
