@@ -60,7 +60,7 @@ def rebuild(data: Any, types: Iterable[type], wanted: type | None = None) -> Any
     for name, given in settings.items():
       if not _may_be(given, hints.get(name, Any)):
         raise errors.ConfigError(f'{value["type"]}.{name} is {given!r}; the file is damaged')
-    told = f'{value["type"]} as it is described cannot be; it was written by another version, or is damaged'
+    told = f'{value["type"]}: what is described was written by another version, or is damaged'
     with errors.translated(errors.ConfigError, told):
       return made_of(**settings)
 
