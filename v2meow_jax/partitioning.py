@@ -132,6 +132,14 @@ class Partitioner:
     found = nn.logical_to_mesh_axes(axes, list(self.logical_axis_rules))
     return PartitionSpec() if found is None else found
 
+  def array_spec(self, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+    """Where dimensions with these names and sizes lie; one of a single element is whole everywhere.
+
+    Adafactor puts such dimensions in the place of statistics that it does not keep.
+    """
+    spec = self.spec(axes)
+    return PartitionSpec(*(None if size == 1 else axis for axis, size in zip(spec, shape, strict=False)))
+
   @staticmethod
   def ways(spec: PartitionSpec, sizes: Mapping[str, int]) -> list[int]:
     """Parts that each dimension of a spec is split into on a mesh of these sizes."""
@@ -216,7 +224,7 @@ class Partitioner:
       spec = PartitionSpec()
       # Statistics of a factored optimiser have a parameter's names and fewer dimensions: they stay whole.
       if isinstance(leaf, nn.LogicallyPartitioned) and len(leaf.names) == leaf.value.ndim:
-        spec = self.spec(leaf.names)
+        spec = self.array_spec(leaf.names, leaf.value.shape)
         for size, ways in zip(leaf.value.shape, self.ways(spec, self.mesh.shape), strict=False):
           if size % ways:
             raise errors.ConfigError(

@@ -39,7 +39,7 @@ SETTINGS = (
 class Started:
   """The processes of a run, each with its share of four devices."""
 
-  def __init__(self, count, run, dataset, folder, *arguments):
+  def __init__(self, count, run, dataset, folder, *arguments, of_the_last=()):
     with socket.socket() as free:
       free.bind(('localhost', 0))
       port = free.getsockname()[1]
@@ -55,7 +55,8 @@ class Started:
       )
       self.reads.append(folder / f'reads_{count}_{index}_{port}')
       self.errors.append(folder / f'errors_{count}_{index}_{port}')
-      command = [sys.executable, PROGRAM, self.reads[-1], *SETTINGS, *paths, *arguments]
+      own = of_the_last if index == count - 1 else ()
+      command = [sys.executable, PROGRAM, self.reads[-1], *SETTINGS, *paths, *arguments, *own]
       with open(self.errors[-1], 'w') as file:
         self.processes.append(
           subprocess.Popen(
@@ -193,3 +194,33 @@ def test_a_process_that_is_lost_ends_the_run_in_time_and_it_can_go_on(number, sm
   resumed = Started(1, run, small_dataset, tmp_path, *endless, f'--gin.train.stop_after_seconds={2}')
   assert resumed.wait() == [75], resumed.told()
   assert restore_arrays(run)[1] > step
+
+
+# Hosts agree, or nothing starts.
+
+
+def both_refuse(started, *words):
+  begun = time.monotonic()
+  statuses = [process.wait(timeout=120) for process in started.processes]
+  told = [path.read_text() for path in started.errors]
+  assert statuses == [2, 2], told
+  assert all(word in text for text in told for word in words), told
+  assert not any('Traceback' in text for text in told)
+  assert time.monotonic() - begun < 100
+  assert not list(pathlib.Path(started.run).glob('checkpoints/*'))
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'words'),
+  [
+    ('--gin.PEAK_LEARNING_RATE=0.5', ('differ in PEAK_LEARNING_RATE: 0.002 and 0.5',)),
+    ('--gin.train.eval_every=7', ('differ in train.eval_every: 20 and 7',)),
+    ('--gin.DATASET_DIR="nowhere"', ('nowhere: no clips.jsonl',)),
+  ],
+  ids=['learning rate', 'interval', 'no data'],
+)
+def test_processes_that_differ_do_not_start_and_all_leave_with_the_sentence(
+  small_dataset, tmp_path, arguments, words
+):
+  started = Started(2, tmp_path / 'run', small_dataset, tmp_path, of_the_last=(arguments,))
+  both_refuse(started, *words)

@@ -22,9 +22,12 @@ def main(argv: list[str]) -> int:
   stream = find_stream(args.dataset, 'audio/waveform')
   data = Dataset(args.dataset, 'train', (stream,))
   count = len(data.clips)
-  clips = (data.read(stream, clip).mean(1) / 32768.0 for clip in range(count))
   config = SemanticConfig(sample_rate=int(stream.rate), codes=args.codes)
-  encoder, frames = fitting.fit_semantic(config, clips, count, args.frames, args.seed)
+
+  def read(clip: int):
+    return data.read(stream, clip).mean(1) / 32768.0
+
+  encoder, frames = fitting.fit_semantic(config, read, count, args.frames, args.seed)
   encoder.save(args.out)
   print(f'{args.out}: {args.codes} clusters of {frames} frames')
   return 0

@@ -1,8 +1,8 @@
 """`v2meow train`: trains a codec or a stage, configured by gin."""
 
-from v2meow_jax import terminal
+from v2meow_jax import compile_cache, errors, terminal
 from v2meow_jax.experiment import configuration, experiment
-from v2meow_jax.training import distributed
+from v2meow_jax.training import agreement, distributed
 from v2meow_jax.training.loop import Interrupted
 
 
@@ -19,7 +19,13 @@ def main(argv: list[str]) -> int:
   many.add_argument('--process_count', type=int, help='processes in all')
   many.add_argument('--process_index', type=int, help='number of this one')
   many.add_argument('--heartbeat_seconds', type=int, default=60, help='silence after which one is lost')
+  parser.add_argument(
+    '--allow_changes', action='store_true', help='go on with another seed, batch size or dataset'
+  )
   args = configuration.parse(parser, argv)
+  if args.allow_changes:
+    args.bindings.append('train.allow_changes=True')
+  compile_cache.keep()
   liveness = distributed.initialize(
     args.multiprocess,
     args.coordinator_address,
@@ -29,10 +35,13 @@ def main(argv: list[str]) -> int:
   )
 
   def work(_) -> int:
-    configuration.load(args)
     try:
+      configuration.load(args)
       with configuration.built():
         experiment.train()  # type: ignore[call-arg] (gin gives the arguments)
+    except (errors.InputError, OSError) as error:
+      agreement.tell_failure(terminal.first_part(error))
+      raise
     except Interrupted as stopped:
       terminal.say(f'v2meow: {terminal.first_part(stopped)}')
       return terminal.AGAIN

@@ -13,7 +13,7 @@ import numpy as np
 import gin
 from v2meow_jax import errors
 from v2meow_jax.data import order
-from v2meow_jax.data.dataset import Dataset
+from v2meow_jax.data.dataset import Dataset, fingerprint
 from v2meow_jax.stages import Stage
 from v2meow_jax.streams import Stream, crop_all, read_nothing
 
@@ -94,6 +94,16 @@ class ClipBatches:
     """What made each stream, for whoever uses the trained weights."""
     dataset = self.source().dataset
     return {stream.name: dataset.identity(stream) for stream in dataset.streams}
+
+  def padding(self) -> float:
+    """Share of a crop behind the end of its clip, on the average over the clips of the split."""
+    crop = float(self.crop_seconds)
+    durations = np.asarray([clip.duration for clip in self.source().dataset.clips])
+    return float(np.maximum(0, 1 - durations / crop).mean())
+
+  def fingerprint(self) -> str:
+    """A hash of the clip table and of what made the streams."""
+    return fingerprint(self.dataset_dir)
 
   def start(self, position: int, rows: Sequence[int] | None = None) -> Iterator[dict[str, np.ndarray]]:
     """Batches from example number `position` on, without end; of each the given rows, or all."""

@@ -7,6 +7,7 @@ DIR/rejected.jsonl         rows and streams that could not be prepared, with the
 """
 
 import dataclasses
+import hashlib
 import json
 from typing import Annotated, Any
 
@@ -80,6 +81,15 @@ def read_streams(directory: epath.PathLike) -> dict[str, dict]:
       if entry.name != name:
         raise ValueError(f'{name!r} is called {entry.name!r}')
     return entries
+
+
+def fingerprint(directory: epath.PathLike) -> str:
+  """A hash of the clip table and of `streams.json`, without where the media lies."""
+  digest = hashlib.sha256()
+  for clip in read_clips(directory):
+    digest.update(f'{clip.id} {clip.start} {clip.duration} {clip.split}\n'.encode())
+  digest.update(json.dumps(read_streams(directory), sort_keys=True).encode())
+  return digest.hexdigest()[:16]
 
 
 def stream_of(entry: dict) -> Stream:

@@ -42,6 +42,14 @@ class SeqioBatches:
     """What made each stream."""
     return self._direct().describe()
 
+  def padding(self) -> float:
+    """Share of a crop behind the end of its clip, on the average over the clips of the split."""
+    return self._direct().padding()
+
+  def fingerprint(self) -> str:
+    """A hash of the clip table and of what made the streams."""
+    return self._direct().fingerprint()
+
   def start(self, position: int, rows: Sequence[int] | None = None) -> Iterator[dict[str, np.ndarray]]:
     """Batches from example number `position` on, without end; of each the given rows, or all."""
     try:

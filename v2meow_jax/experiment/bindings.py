@@ -91,7 +91,7 @@ class Graph:
   """
 
   def __init__(self, roots: Iterable[str]):
-    self._values = _values(gin.config_str())
+    self._values = {_key(name): value for name, value in statements(gin.config_str()).items()}
     self.macros: set[str] = set()
     self.scopes: set[str] = {''}
     self.reached: set[str] = set()
@@ -186,19 +186,19 @@ def _key(name: str) -> tuple[str, str, str]:
   return ('', 'macro', name) if len(parts) == 1 else (scope, parts[-2], parts[-1])
 
 
-def _values(text: str) -> dict[tuple[str, str, str], str]:
-  """Bindings of what `gin.config_str` says."""
-  found: dict[tuple[str, str, str], str] = {}
-  key = None
+def statements(text: str) -> dict[str, str]:
+  """Bindings of a configuration as gin writes it: name -> value, on one line."""
+  found: dict[str, str] = {}
+  name = None
   for line in text.splitlines():
     if line.startswith('#') or not line.strip():
-      key = None
+      name = None
     elif match := _STATEMENT.fullmatch(line):
-      key = _key(match[1])
-      found[key] = match[2].removesuffix('\\').strip()
-    elif key is not None:
-      found[key] += ' ' + line.removesuffix('\\').strip()
-  return {key: value.strip() for key, value in found.items()}
+      name = match[1]
+      found[name] = match[2].removesuffix('\\').strip()
+    elif name is not None:
+      found[name] = f'{found[name]} {line.removesuffix(chr(92)).strip()}'.strip()
+  return found
 
 
 def _annotation(selector: str, parameter: str) -> typing.Any:

@@ -1,16 +1,18 @@
 """What a gin configuration says is to be trained, and its training."""
 
 import argparse
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
-from etils import epath
+import jax
 
 import gin
-from v2meow_jax.experiment import configuration
+from v2meow_jax import __version__, errors
+from v2meow_jax.experiment import bindings, configuration, history
 from v2meow_jax.partitioning import Partitioner
-from v2meow_jax.training import loop
+from v2meow_jax.training import agreement, loop
 from v2meow_jax.training.guard import Guard
-from v2meow_jax.training.protocols import Batches, Sampler, Trainable, WarmStart
+from v2meow_jax.training.protocols import Batches, Padded, Sampler, Trainable, WarmStart
 
 
 # `v2meow_jax.train` is how gin files have known it from the first.
@@ -38,6 +40,8 @@ def train(
   profile_steps: tuple[int, int] | None = None,
   stop_after_seconds: float | None = None,
   hang_seconds: float = 1800.0,
+  most_padding: float = 0.5,
+  allow_changes: bool = False,
   instead: Callable | None = None,
 ):
   """Trains into `model_dir`, or goes on from the latest checkpoint there; see `training.loop.train`.
@@ -60,15 +64,21 @@ def train(
     profile_steps: (first, last) step of a profiler trace.
     stop_after_seconds: stop, resumable, after this time.
     hang_seconds: end the process after so long without progress.
+    most_padding: share of a crop that may lie behind the end of its clip, on the average.
+    allow_changes: whether a run may go on with another seed, batch size or dataset.
     instead: called with trainable, batches, partitioner and guard, in place of training.
   """
   partitioner, guard = partitioner or Partitioner(), guard or Guard()
   if instead is not None:
     return instead(trainable, batches, partitioner, guard)
 
-  def started() -> None:
-    (epath.Path(model_dir) / 'config.gin').write_text(gin.operative_config_str())
+  def started(step: int) -> None:
+    main = jax.process_index() == 0
+    history.record(model_dir, gin.operative_config_str(), data, step, allow_changes, main)
 
+  sources = [source for source in (batches, eval_batches) if source is not None]
+  data = agreement.digest(' '.join(s.fingerprint() for s in sources if isinstance(s, Padded)))
+  check_padding(sources, most_padding)
   return loop.train(
     run_dir=model_dir,
     trainable=trainable,
@@ -80,6 +90,7 @@ def train(
     sampler=sampler,
     seed=seed,
     started=started,
+    agreed=_common() | {'data': data},
     total_steps=total_steps,
     eval_steps=eval_steps,
     log_every=log_every,
@@ -93,6 +104,28 @@ def train(
     stop_after_seconds=stop_after_seconds,
     hang_seconds=hang_seconds,
   )
+
+
+def check_padding(sources: Sequence[Batches], most: float) -> None:
+  """Refuses data whose clips are so short that crops are mostly padding.
+
+  Raises:
+    errors.ConfigError: they are.
+  """
+  for source in sources:
+    share = source.padding() if isinstance(source, Padded) else 0.0
+    if share > most:
+      raise errors.ConfigError(
+        f'{share:.0%} of a crop lie behind the end of its clip; prepare longer clips, take a shorter crop, '
+        f'or allow it by --gin.train.most_padding={math.ceil(share * 100) / 100}'
+      )
+
+
+def _common() -> dict[str, str]:
+  """What all processes of a run must have in common; where the data lies on each is its own affair."""
+  told = bindings.statements(gin.config_str())
+  told = {name: value for name, value in told.items() if not name.endswith(('DATASET_DIR', 'dataset_dir'))}
+  return told | {'version': __version__}
 
 
 def inspect(args: argparse.Namespace, look: Callable) -> None:

@@ -107,7 +107,13 @@ def _split_bytes(tree: Any, partitioner: Partitioner, sizes: dict[str, int]) -> 
     if isinstance(leaf, nn.LogicallyPartitioned):
       value = leaf.value
       if len(leaf.names) == value.ndim:
-        ways = partitioner.ways(partitioner.spec(leaf.names), sizes)
+        ways = partitioner.ways(partitioner.array_spec(leaf.names, value.shape), sizes)
+        for size, parts in zip(value.shape, ways, strict=False):
+          if size % parts:
+            raise errors.ConfigError(
+              f'an array {value.shape} of {leaf.names}: {size} does not divide over {parts} devices; change '
+              'the mesh or the size'
+            )
     total += math.prod(value.shape) * value.dtype.itemsize / math.prod(ways)
   return total
 

@@ -9,7 +9,8 @@ import time
 import jax
 from orbax.checkpoint import multihost
 
-from v2meow_jax import errors
+from v2meow_jax import errors, terminal
+from v2meow_jax.training import agreement
 
 DONE = 'done'
 LOST = 76  # exit status: another process is gone or hangs; nothing was saved, the last checkpoint stands
@@ -86,6 +87,12 @@ class Liveness:
       try:
         self._say(str(beat))
         found = dict(self._client.key_value_dir_get('v2meow/alive/'))
+        agreement.check_others()
+      except errors.InputError as error:
+        # This process may be within a collective that the other one never joins.
+        if not self._done.wait(self._seconds / 4):
+          terminal.say_error(str(error))
+          self.finish(2)
       except jax.errors.JaxRuntimeError:
         self._lost('process 0, the coordinator,')
         return

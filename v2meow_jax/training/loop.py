@@ -1,7 +1,7 @@
 """The training loop: feeds steps, evaluates, records, saves, and stops when asked to."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from v2meow_jax.partitioning import Partitioner
-from v2meow_jax.training import distributed, health, metrics
+from v2meow_jax.training import agreement, distributed, health, metrics
 from v2meow_jax.training.guard import ALARM, Guard
 from v2meow_jax.training.prefetch import prefetch
 from v2meow_jax.training.protocols import Batches, Sampler, Trainable, WarmStart
@@ -151,7 +151,8 @@ def train(
   warm_start: WarmStart | None = None,
   sampler: Sampler | None = None,
   seed: int = 0,
-  started: Callable[[], None] | None = None,
+  started: Callable[[int], None] | None = None,
+  agreed: Mapping[str, str] | None = None,
   **settings,
 ) -> Any:
   """Trains to `total_steps`, from the latest checkpoint of `run_dir` where there is one.
@@ -169,7 +170,9 @@ def train(
     warm_start: weights that a new run begins with; a resumed one does not look at it.
     sampler: makes samples during training; None: none.
     seed: of initialisation, dropout and everything random in a step.
-    started: called once the run directory has been found fit to go on in.
+    started: called with the step once the run directory has been found fit to go on in; what it raises ends
+      the run before anything is changed.
+    agreed: what all processes of the run must have in common.
     **settings: of `Settings`, `total_steps` at least.
 
   Returns:
@@ -182,6 +185,8 @@ def train(
   run = Run(
     run_dir, trainable, batches, eval_batches, partitioner, Settings(**settings), guard, sampler, seed
   )
+  agreement.agree('start', agreed or {})
   run.open(warm_start, started)
   run.compile()
+  agreement.agree('compiled step', {'step': agreement.digest(run.program)})
   return _loop(run)

@@ -42,11 +42,14 @@ def warmup_constant(peak: float = 1e-3, warmup_steps: int = 100) -> optax.Schedu
 
 
 def _matrices(params):
-  """True for what weight decay is for: no biases, scales or single vectors, stacked over layers or not."""
+  """True for what weight decay is for: no biases, scales or single vectors, stacked over layers or not.
+
+  T5's table of relative positions is a bias by head and distance, though it has two dimensions.
+  """
 
   def is_matrix(path, leaf):
-    stacked = any(getattr(key, 'key', None) == 'layers' for key in path)
-    return leaf.ndim - stacked > 1
+    names = [getattr(key, 'key', None) for key in path]
+    return leaf.ndim - ('layers' in names) > 1 and 'relative_bias' not in names
 
   return jax.tree_util.tree_map_with_path(is_matrix, params)
 
@@ -77,12 +80,15 @@ def adafactor(
   """Adafactor (arXiv 1804.04235) with factored second moments and no first: a state of a few megabytes.
 
   Updates are scaled by a parameter's size, so learning rates are T5's, not Adam's. A parameter's size
-  and update are taken over the whole array, so stacked layers share them.
+  and update are taken over the whole array, so stacked layers share them. Decay follows the schedule: it is
+  multiplied by the learning rate, as AdamW's is.
   """
-  inner = optax.adafactor(
-    learning_rate,
-    decay_rate=decay_rate,
-    weight_decay_rate=weight_decay or None,
-    weight_decay_mask=_matrices,
-  )
-  return _clipped(clip_norm, inner)
+  # Optax's own chain of that name, but for the decay, which there knows nothing of the learning rate.
+  parts = [
+    optax.scale_by_factored_rms(decay_rate=decay_rate),
+    optax.clip_by_block_rms(1.0),
+    optax.scale_by_param_block_rms(),
+  ]
+  if weight_decay:
+    parts.append(optax.add_decayed_weights(weight_decay, _matrices))
+  return _clipped(clip_norm, optax.chain(*parts, optax.scale_by_learning_rate(learning_rate)))

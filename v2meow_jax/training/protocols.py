@@ -1,7 +1,7 @@
 """What the training loop asks of what it trains and of what feeds it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from etils import epath
@@ -91,6 +91,19 @@ class Batches(Protocol):
       position: number of the first example.
       rows: numbers of the examples wanted of each batch: a host's share. All by default.
     """
+    ...
+
+
+@runtime_checkable
+class Padded(Protocol):
+  """A source of crops of a dataset, which may be longer than its clips."""
+
+  def padding(self) -> float:
+    """Share of a crop behind the end of its clip, on the average over the clips."""
+    ...
+
+  def fingerprint(self) -> str:
+    """Tells the data from any other: the same wherever it lies."""
     ...
 
 

@@ -112,7 +112,7 @@ class Run:
     self.rewinds = 0
     self.evaluated: tuple[int, dict[str, float]] = (-1, {})  # step and metrics of the last evaluation
 
-  def open(self, warm_start: WarmStart | None, started: Callable[[], None] | None) -> None:
+  def open(self, warm_start: WarmStart | None, started: Callable[[int], None] | None) -> None:
     """Finds the state to begin with: of a checkpoint, of a warm start, or a fresh one."""
     settings = self.settings
     self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -131,12 +131,12 @@ class Run:
           if self.main:
             (self.run_dir / 'warm_start.txt').write_text(f'{report}\n')
             print(report, file=sys.stderr)
+    if started is not None:
+      started(self.step)
     # Only now: a run of another architecture keeps its own description.
     if self.main:
       about = self.trainable.describe() | {'data': self.batches.describe()}
       (self.run_dir / 'model.json').write_text(json.dumps(about, indent=2) + '\n')
-      if started is not None:
-        started()
 
   def _init(self, trainable: Trainable) -> Callable:
     return init_function(trainable, self.guard)
@@ -160,7 +160,10 @@ class Run:
     jitted = step_function(self.trainable, self.guard, self.partitioner, self.shardings, self.seed)
     with self.clock.spending('compile'):
       batch = self.partitioner.shard(self._place_holder(), self.batches.batch_size)
-      self.train_step = jitted.lower(self.state, batch, np.int32(0), self.asked(False)).compile()
+      lowered = jitted.lower(self.state, batch, np.int32(0), self.asked(False))
+      # What processes that differ unseen, by a version of a library for instance, differ in.
+      self.program = lowered.as_text() if jax.process_count() > 1 else ''
+      self.train_step = lowered.compile()
     self.evaluate_step = self.partitioner.jit(self.trainable.evaluate)
 
   def _place_holder(self) -> Batch:
