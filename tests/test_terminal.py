@@ -135,3 +135,18 @@ def test_workers_end_with_their_parent_and_leave_nothing_half_written(tmp_path, 
     time.sleep(0.1)
   assert not any(map(alive, pids))
   assert {path.name for path in folder.iterdir()} == {f'pid_{pid}' for pid in pids}
+
+
+@pytest.mark.parametrize(
+  'command', ['prepare --out=gs://b/ds', 'export --run=r --out=s3://b/x', 'bundle info gs://b/x']
+)
+def test_an_objects_address_is_refused_where_only_files_are_read_and_written(command, tmp_path):
+  done = subprocess.run(
+    [sys.executable, '-m', 'v2meow_jax', *command.split()],
+    capture_output=True,
+    text=True,
+    env=ENV,
+    cwd=tmp_path,
+  )
+  assert done.returncode == 2 and 'lies on an object store' in done.stderr
+  assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ import io
 import logging
 import math
 import os
+import pathlib
 import signal
 import sys
 import tempfile
@@ -138,6 +139,13 @@ def number(text: str) -> float:
   if not math.isfinite(value):
     raise argparse.ArgumentTypeError(f'{text} is not a finite number')
   return value
+
+
+def local_path(text: str) -> pathlib.Path:
+  """An option's value that is a path on this machine; of an object's address it would make a folder."""
+  if '://' in text:
+    raise argparse.ArgumentTypeError(f'{text} lies on an object store; name a path on this machine')
+  return pathlib.Path(text)
 
 
 def say(text: str) -> None:

@@ -16,23 +16,27 @@ def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(prog='v2meow codec', description=main.__doc__)
   ways = parser.add_subparsers(dest='way', required=True)
   encode = ways.add_parser('encode', help='a media file to codes')
-  encode.add_argument('file', type=pathlib.Path)
-  encode.add_argument('--out', type=pathlib.Path, help='by default the name of FILE with .npz')
+  encode.add_argument('file', type=terminal.local_path)
+  encode.add_argument('--out', type=terminal.local_path, help='by default the name of FILE with .npz')
   encode.add_argument('--levels', type=int, help='codebook levels to keep, the first ones; all by default')
   encode.add_argument(
     '--strict', action='store_true', help='refuse another sample rate or number of channels'
   )
   decode = ways.add_parser('decode', help='codes to a WAV file')
-  decode.add_argument('file', type=pathlib.Path)
-  decode.add_argument('--out', type=pathlib.Path, help='by default the name of FILE with .wav')
+  decode.add_argument('file', type=terminal.local_path)
+  decode.add_argument('--out', type=terminal.local_path, help='by default the name of FILE with .wav')
   decode.add_argument('--bfloat16', action='store_true', help='where it is good enough for this codec')
   report = ways.add_parser('report', help='a page that says whether a codec is trained')
-  report.add_argument('--audio', type=pathlib.Path, required=True, help='a folder of media files, or one')
-  report.add_argument('--out', type=pathlib.Path, default=pathlib.Path('codec_report'), help='a folder')
+  report.add_argument(
+    '--audio', type=terminal.local_path, required=True, help='a folder of media files, or one'
+  )
+  report.add_argument(
+    '--out', type=terminal.local_path, default=pathlib.Path('codec_report'), help='a folder'
+  )
   report.add_argument('--clips', type=int, default=8, help='most files that are measured')
   report.add_argument('--seconds', type=terminal.number, default=10.0, help='of each, from its middle')
   for way in (encode, decode, report):
-    way.add_argument('--bundle', type=pathlib.Path, required=True, help="a bundle or a codec's run")
+    way.add_argument('--bundle', type=terminal.local_path, required=True, help="a bundle or a codec's run")
   args = parser.parse_args(argv)
   codec = bundles.load_codec(args.bundle)
   {'encode': _encode, 'decode': _decode, 'report': _report}[args.way](codec, args)

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import pathlib
 
 from v2meow_jax import bundles, files, terminal
 from v2meow_jax.evaluation import bundle_report
@@ -11,9 +10,9 @@ from v2meow_jax.evaluation import bundle_report
 def main(argv: list[str]) -> int:
   """Measures a bundle's stages and codec on a dataset's validation split, in nats a token."""
   parser = argparse.ArgumentParser(prog='v2meow evaluate', description=main.__doc__)
-  parser.add_argument('--bundle', type=pathlib.Path, required=True)
-  parser.add_argument('--dataset', type=pathlib.Path, required=True)
-  parser.add_argument('--out', type=pathlib.Path, help='a JSON file for the figures')
+  parser.add_argument('--bundle', type=terminal.local_path, required=True)
+  parser.add_argument('--dataset', type=terminal.local_path, required=True)
+  parser.add_argument('--out', type=terminal.local_path, help='a JSON file for the figures')
   parser.add_argument(
     '--dtype', choices=('float32', 'bfloat16'), default='float32',
     help='of the stages; bfloat16 is compared with float32 as well',

@@ -2,7 +2,8 @@
 
 import argparse
 import json
-import pathlib
+
+from etils import epath
 
 from v2meow_jax import __version__, errors, terminal
 from v2meow_jax.bundles import read_run
@@ -14,10 +15,12 @@ from v2meow_jax.sampling import Sampling
 def main(argv: list[str]) -> int:
   """Joins a codec's run and the stages' runs into one bundle."""
   parser = argparse.ArgumentParser(prog='v2meow export', description=main.__doc__)
-  parser.add_argument('--run', type=pathlib.Path, action='append', required=True, help='once a run')
-  parser.add_argument('--out', type=pathlib.Path, required=True, help='the bundle, a folder to be made')
+  parser.add_argument('--run', type=epath.Path, action='append', required=True, help='once a run')
+  parser.add_argument(
+    '--out', type=terminal.local_path, required=True, help='the bundle, a folder to be made'
+  )
   for entry in registry.fitted():
-    parser.add_argument(f'--{entry.name}', type=pathlib.Path, help=f"fit-{entry.name}'s file")
+    parser.add_argument(f'--{entry.name}', type=terminal.local_path, help=f"fit-{entry.name}'s file")
   parser.add_argument('--name', default='', help='of the model')
   parser.add_argument('--licence', default='', help='of the weights')
   parser.add_argument('--provenance', default='', help='what it was trained on')

@@ -1,8 +1,8 @@
 """`v2meow fit-semantic`: clusters for the semantic tokens, from a dataset's audio."""
 
 import argparse
-import pathlib
 
+from v2meow_jax import terminal
 from v2meow_jax.data.dataset import Dataset, find_stream
 from v2meow_jax.encoders import fitting
 from v2meow_jax.encoders.semantic import SemanticConfig
@@ -11,8 +11,10 @@ from v2meow_jax.encoders.semantic import SemanticConfig
 def main(argv: list[str]) -> int:
   """Fits normalisation and k-means to the stream audio/waveform of a dataset's training split."""
   parser = argparse.ArgumentParser(prog='v2meow fit-semantic', description=main.__doc__)
-  parser.add_argument('--dataset', type=pathlib.Path, required=True, help='with the stream audio/waveform')
-  parser.add_argument('--out', type=pathlib.Path, required=True, help='a .safetensors file')
+  parser.add_argument(
+    '--dataset', type=terminal.local_path, required=True, help='with the stream audio/waveform'
+  )
+  parser.add_argument('--out', type=terminal.local_path, required=True, help='a .safetensors file')
   parser.add_argument('--codes', type=int, default=1024, help='clusters')
   parser.add_argument(
     '--frames', type=int, default=200_000, help='frames fitted, drawn evenly from all clips'

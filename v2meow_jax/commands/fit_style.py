@@ -1,10 +1,10 @@
 """`v2meow fit-style`: codebooks for style tokens, from a dataset's style vectors."""
 
 import argparse
-import pathlib
 
 import numpy as np
 
+from v2meow_jax import terminal
 from v2meow_jax.data.dataset import Dataset, find_stream, read_streams
 from v2meow_jax.encoders import fitting, registry
 
@@ -14,8 +14,8 @@ SOURCE = 'style/clap'
 def main(argv: list[str]) -> int:
   """Fits a residual quantiser to the stream style/clap of a dataset's training split."""
   parser = argparse.ArgumentParser(prog='v2meow fit-style', description=main.__doc__)
-  parser.add_argument('--dataset', type=pathlib.Path, required=True, help=f'with the stream {SOURCE}')
-  parser.add_argument('--out', type=pathlib.Path, required=True, help='a .safetensors file')
+  parser.add_argument('--dataset', type=terminal.local_path, required=True, help=f'with the stream {SOURCE}')
+  parser.add_argument('--out', type=terminal.local_path, required=True, help='a .safetensors file')
   parser.add_argument(
     '--clap', help='folder or id of the CLAP model, where not the one that the dataset names'
   )

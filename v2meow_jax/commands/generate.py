@@ -18,15 +18,19 @@ def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(prog='v2meow generate', description=main.__doc__)
   parser.add_argument(
     'video',
-    type=pathlib.Path,
+    type=terminal.local_path,
     nargs='*',
     help='videos, folders of videos, or manifests (.jsonl); see docs/generation.md',
   )
-  parser.add_argument('--bundle', type=pathlib.Path, required=True, help='what v2meow export wrote')
-  parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('out'), help='folder of the results')
+  parser.add_argument('--bundle', type=terminal.local_path, required=True, help='what v2meow export wrote')
+  parser.add_argument(
+    '--out', type=terminal.local_path, default=pathlib.Path('out'), help='folder of the results'
+  )
   parser.add_argument('--prompt', help='what the music should be like; with or without a video')
-  parser.add_argument('--style', type=pathlib.Path, help='a recording whose style the music should have')
-  parser.add_argument('--begin', type=pathlib.Path, help='a recording that the music begins with')
+  parser.add_argument(
+    '--style', type=terminal.local_path, help='a recording whose style the music should have'
+  )
+  parser.add_argument('--begin', type=terminal.local_path, help='a recording that the music begins with')
   parser.add_argument('--begin_seconds', type=terminal.number, help='how much of it; all by default')
   parser.add_argument('--seed', type=int, default=0, help='same seed, video, bundle and machine: same bits')
   parser.add_argument(

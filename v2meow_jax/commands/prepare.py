@@ -1,7 +1,6 @@
 """`v2meow prepare`: media files to a dataset of clips x streams."""
 
 import os
-import pathlib
 
 from v2meow_jax import bundles, errors, terminal
 from v2meow_jax.bundles.codec_entry import CODEC
@@ -16,10 +15,10 @@ def main(argv: list[str]) -> int:
   """Prepares a dataset, or adds streams to one."""
   parser = configuration.parser('v2meow prepare', main.__doc__)
   streams = ', '.join(entry.stream for entry in ENTRIES)
-  parser.add_argument('--manifest', type=pathlib.Path, help='JSON lines; not needed to add streams')
-  parser.add_argument('--out', type=pathlib.Path, required=True, help='directory of the dataset')
+  parser.add_argument('--manifest', type=terminal.local_path, help='JSON lines; not needed to add streams')
+  parser.add_argument('--out', type=terminal.local_path, required=True, help='directory of the dataset')
   parser.add_argument('--streams', default='video/motion', help=f'comma-separated, of {streams}')
-  parser.add_argument('--bundle', type=pathlib.Path, help='whose encoders and codec to use')
+  parser.add_argument('--bundle', type=terminal.local_path, help='whose encoders and codec to use')
   for option in registry.options(ENTRIES):
     if option.kind is bool:
       parser.add_argument(f'--{option.name}', action='store_true', help=option.help)
