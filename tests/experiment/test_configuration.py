@@ -251,3 +251,13 @@ def test_seqio_batches_replace_those_of_a_stage(answers):
   about = answers['seqio']['found']
   assert about['batches'] == about['eval_batches'] == 'SeqioBatches'
   assert about['splits'] == ['train', 'validation'] and about['same streams'] and about['size'] == 16
+
+
+@pytest.mark.parametrize('room', ['models', 'streams', 'stages', 'tasks', 'codec'])
+def test_what_is_trained_and_how_it_is_trained_are_files_apart(room):
+  for path in (configuration.gin_directory() / room).glob('*.gin'):
+    lines = [line for line in path.read_text().splitlines() if not line.startswith('#')]
+    assert not [
+      line for line in lines if line.startswith(('train.', 'TOTAL_STEPS', 'BATCH_SIZE', 'adamw'))
+    ], path
+    assert not [line for line in lines if line.startswith('include') and "'runs/" in line], path
