@@ -134,6 +134,6 @@ def decode_crop(
     model, params, batch, filled, np.full(len(known), count), keys, stage.frames, sampling.knobs(),
     sampling.banned(stage.target.depth, stage.target.stream.codes),
     np.zeros((1, len(stage.conditions)), bool), np.ones(1, np.float32),
-    prefilled=count, restricted=sampling.restricted,
+    prefilled=count, candidates=sampling.candidates(stage.target.stream.codes),
   )  # fmt: skip
   return np.asarray(tokens)

@@ -50,7 +50,7 @@ def build(args: argparse.Namespace, dtype: str):
   return model, made
 
 
-def ours(model: StageModel, params, batch: int, context: int):
+def ours(model: StageModel, params, batch: int, context: int, sampling: Sampling):
   """A function of the number of steps that runs them after `context` known ones."""
   name, frames = model.stage.target.stream.name, model.stage.frames
   known = np.random.default_rng(1).integers(0, CODES, (batch, frames, LEVELS)).astype(np.int32)
@@ -60,8 +60,8 @@ def ours(model: StageModel, params, batch: int, context: int):
   def run(steps: int):
     decode.generate_here(
       model, params, offset, known, np.full(batch, context, np.int32), keys, np.int32(context + steps),
-      Sampling().knobs(), None, np.zeros((1, 0), bool), np.ones(1, np.float32),
-      prefilled=context, restricted=False,
+      sampling.knobs(), None, np.zeros((1, 0), bool), np.ones(1, np.float32),
+      prefilled=context, candidates=sampling.candidates(CODES),
     ).block_until_ready()  # fmt: skip
 
   return run
@@ -136,8 +136,10 @@ def main() -> None:
   parser.add_argument('--batches', default='1,8')
   parser.add_argument('--contexts', default=f'64,{LONGEST}')
   parser.add_argument('--dtypes', default='float32,bfloat16')
+  parser.add_argument('--top_k', type=int, default=0, help='tokens that are drawn from; 0: all')
   parser.add_argument('--no_peer', action='store_true')
   args = parser.parse_args()
+  sampling = Sampling(top_k=args.top_k)
   print('| dtype | batch | context | ours, ms | MusicGen, ms | ratio | limit, ms |')
   print('|---|---|---|---|---|---|---|')
   for dtype in args.dtypes.split(','):
@@ -146,7 +148,7 @@ def main() -> None:
     for batch in map(int, args.batches.split(',')):
       floor = limit(params, batch, dtype)
       for context in map(int, args.contexts.split(',')):
-        mine = step_seconds(ours(model, params, batch, context), args.repeats)
+        mine = step_seconds(ours(model, params, batch, context, sampling), args.repeats)
         its = float('nan') if other is None else peer_seconds(other, batch, context)
         print(
           f'| {dtype} | {batch} | {context} | {1e3 * mine:.1f} | {1e3 * its:.1f} | {its / mine:.2f} | '

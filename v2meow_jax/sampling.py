@@ -62,10 +62,14 @@ class Sampling:
     levels = (*self.suppress, *[()] * depth)[:depth]
     return np.asarray([np.isin(np.arange(codes), level) for level in levels])
 
-  @property
-  def restricted(self) -> bool:
-    """Whether logits have to be ranked."""
-    return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1)
+  def candidates(self, codes: int) -> int:
+    """Tokens of a vocabulary that have to be ranked: 0 where nothing is restricted.
+
+    A power of two for top-k, so that few programs serve all values of it.
+    """
+    if self.temperature == 0 or (not self.top_k and self.top_p == 1):
+      return 0
+    return min(codes, 1 << (self.top_k - 1).bit_length()) if self.top_k else codes
 
 
 class Knobs(NamedTuple):

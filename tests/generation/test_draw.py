@@ -10,7 +10,7 @@ compiled = jax.jit(draw_lib.draw, static_argnums=3)
 
 
 def draw(keys, logits, settings):
-  return compiled(keys, logits, settings.knobs(), settings.restricted)
+  return compiled(keys, logits, settings.knobs(), settings.candidates(logits.shape[-1]))
 
 
 @pytest.mark.parametrize(
@@ -125,5 +125,22 @@ def test_suppressed_codes_are_a_mask_of_their_level_alone():
 
 
 def test_ranking_is_skipped_only_where_it_changes_nothing():
-  assert not Sampling().restricted and not Sampling(0, 5, 0.5).restricted
-  assert Sampling(top_k=5).restricted and Sampling(top_p=0.9).restricted
+  assert Sampling().candidates(30) == 0 == Sampling(0, 5, 0.5).candidates(30)
+  assert Sampling(top_k=5).candidates(30) == 8 and Sampling(top_p=0.9).candidates(30) == 30
+  assert [Sampling(top_k=k).candidates(1000) for k in (1, 2, 3, 100, 5000)] == [1, 2, 4, 128, 1000]
+
+
+@pytest.mark.parametrize(
+  'settings', [Sampling(0.9, 5), Sampling(1.3, 7, 0.8), Sampling(1.0, 1), Sampling(1.0, 29)]
+)
+def test_few_candidates_give_what_all_would(settings):
+  logits, knobs = logits_of(4, 10, 30), settings.knobs()
+  few = settings.candidates(30)
+  assert few < 30 or settings.top_k > 16
+  found = draw_lib.restrict(logits, knobs, few)
+  np.testing.assert_array_equal(found, draw_lib.restrict(logits, knobs))
+
+
+def test_of_equal_logits_just_k_stay():
+  kept = np.isfinite(draw_lib.restrict(np.zeros((2, 3, 30), np.float32), Sampling(top_k=5).knobs()))
+  assert (kept.sum(-1) == 5).all() and kept[..., :5].all()

@@ -147,13 +147,13 @@ def test_the_estimate_counts_the_steps_that_are_run(pipeline, requests, monkeypa
   counted = dict.fromkeys(('semantic', 'coarse', 'fine'), 0)
   generate = pipeline._generate
 
-  def counting(model, *rest, prefilled, restricted):
+  def counting(model, *rest, prefilled, candidates):
     stage, stop = model.stage, rest[5]
     per = stage.target.depth if stage.target.pattern == 'flatten' else 1
     counted[stage.name] += per * (int(stop) - prefilled)
     if per == 1 and not prefilled:
       counted[stage.name] += stage.target.depth - 1
-    return generate(model, *rest, prefilled=prefilled, restricted=restricted)
+    return generate(model, *rest, prefilled=prefilled, candidates=candidates)
 
   told = pipeline.estimate(requests, SAMPLING)
   monkeypatch.setattr(pipeline, '_generate', counting)

@@ -40,7 +40,9 @@ def fit(
     sums = jnp.zeros_like(centres).at[index].add(points)
     squared = jnp.sum((points - centres[index]) ** 2, -1)
     moved = sums / jnp.maximum(counts, 1.0)[:, None]
-    return jnp.where(counts[:, None] > 0, moved, draw(key, squared, clusters)), None
+    # Drawing takes clusters x points random numbers, far more work than the rest of the round.
+    again = jax.lax.cond(jnp.all(counts > 0), lambda: moved, lambda: draw(key, squared, clusters))
+    return jnp.where(counts[:, None] > 0, moved, again), None
 
   key, start_key = jax.random.split(key)
   empty = jnp.zeros((clusters, points.shape[1]), points.dtype)

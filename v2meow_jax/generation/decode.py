@@ -29,7 +29,7 @@ def generate(
   weights: Float[Array, ' branches'],
   *,
   prefilled: int = 0,
-  restricted: bool = True,
+  candidates: int = 0,
 ) -> Int[Array, 'rows frames depth']:
   """Tokens of one crop a row.
 
@@ -47,7 +47,7 @@ def generate(
     knobs, banned: how tokens are drawn; see `sampling`.
     dropped, weights: branches of the guidance; see `guidance`.
     prefilled: known frames that are read at once; the rest of the known ones are fed step by step.
-    restricted: whether top-k and top-p are looked at.
+    candidates: tokens that top-k and top-p look at; see `Sampling.candidates`.
 
   Returns:
     The crop's frames, the known ones among them.
@@ -76,7 +76,7 @@ def generate(
     if banned is not None:
       logits = jnp.where(banned[jnp.asarray(stages.levels_of(target, step))], -jnp.inf, logits)
     step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-    drawn = draw.draw(step_keys, logits, knobs, restricted)
+    drawn = draw.draw(step_keys, logits, knobs, candidates)
     seen = jax.lax.dynamic_index_in_dim(marks, step, 1, keepdims=False)
     return jnp.where(seen, jax.lax.dynamic_index_in_dim(given, step, 1, keepdims=False), drawn)
 
@@ -110,5 +110,5 @@ def capacities(start: int, longest: int) -> list[int]:
   return rooms
 
 
-STATIC = ('model', 'prefilled', 'restricted')
+STATIC = ('model', 'prefilled', 'candidates')
 generate_here = functools.partial(jax.jit, static_argnames=STATIC)(generate)

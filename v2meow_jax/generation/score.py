@@ -181,7 +181,7 @@ class Score:
       branches.dropped,
       branches.weights,
     )
-    settings = {'prefilled': jobs[0].prefilled, 'restricted': sampling.restricted}
+    settings = {'prefilled': jobs[0].prefilled, 'candidates': sampling.candidates(stage.target.stream.codes)}
     try:
       tokens = np.asarray(self._generate(score.runner.model, score.runner.params, *arguments, **settings))
     except jax.errors.JaxRuntimeError as error:
