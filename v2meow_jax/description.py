@@ -76,7 +76,8 @@ _PLAIN = {int, float, bool, str, type(None)}
 def _may_be(given: Any, wanted: Any) -> bool:
   """Whether a setting as it was described can be of an annotation, as far as that is known."""
   if is_plain(wanted):
-    return holds(given, wanted)
+    # Some switches of earlier versions are shares today.
+    return holds(given, wanted) or (isinstance(given, bool) and holds(float(given), wanted))
   if isinstance(given, dict):
     return False  # no class here has a dictionary among its settings: something was described there
   kinds = typing.get_args(wanted) or (wanted,)

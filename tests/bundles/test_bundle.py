@@ -8,6 +8,7 @@ import pytest
 import small
 
 from v2meow_jax import bundles, errors
+from v2meow_jax.bundles.faults import faults
 from v2meow_jax.bundles.types import FORMAT
 from v2meow_jax.encoders import registry
 
@@ -105,3 +106,9 @@ def test_weights_that_overflow_float16_are_refused_and_leave_nothing(tmp_path):
   with np.errstate(over='ignore'), pytest.raises(errors.BundleError, match='codebooks'):
     bundles.write(tmp_path / 'b', codec=part, stages=[], encoders=[], dtype='float16')
   assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bundled_model_is_whole_although_an_earlier_version_wrote_it():
+  bundled = bundles.load(small.ROOT / 'data' / 'tiny')
+  assert faults(bundled) == []
+  assert [runner.stage.name for runner in bundled.stages()] == ['semantic', 'coarse', 'fine']
