@@ -187,6 +187,7 @@ def test_stop_ends_it(page, demo_clip):
   page.wait_for_function("document.querySelector('#status').innerText.includes('Stopped')")
   page.wait_for_timeout(1500)
   assert 'Stopped' in page.inner_text('#status') and not page.locator('#film video').count()
+  assert not any(element.is_visible() for element in page.locator('.error').all())
 
 
 def test_large_uploads_are_refused_and_the_server_goes_on(server):

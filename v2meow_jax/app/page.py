@@ -25,6 +25,8 @@ CSS = """
 .stages progress { width: 100%; height: 1.4em; accent-color: var(--primary-500) }
 /* It would load a program from another server. */
 #video button[aria-label^="Trim"] { display: none }
+/* After Stop it holds the word "Error", hidden from those who see and not from those who listen. */
+[data-testid="status-tracker"].hide { display: none }
 .refused { color: var(--error-text-color); font-weight: 600 }
 """
 
