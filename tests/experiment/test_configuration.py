@@ -12,7 +12,6 @@ from v2meow_jax import errors
 from v2meow_jax.experiment import configuration
 
 RECIPES = sorted(path.name for path in (configuration.gin_directory() / 'recipes').glob('*.gin'))
-WHOLE = RECIPES
 
 
 def parse(*argv):
@@ -177,7 +176,7 @@ def answers(folder):
   argv = ['--gin_file=recipes/tiny_semantic.gin', '--gin_file=mine/two.gin', *BINDINGS]
   jobs['two files'] = {'do': 'ask', 'argv': argv, 'query': ASKED[:2]}
   (folder / 'mine' / 'two.gin').write_text('SEED = 4\n')
-  for name in WHOLE:
+  for name in RECIPES:
     jobs[name] = {'do': 'build', 'argv': [f'--gin_file=recipes/{name}', *BINDINGS]}
   seqio = ['--gin_file=recipes/tiny_coarse.gin', '--gin_file=runs/seqio.gin', *BINDINGS]
   jobs['seqio'] = {'do': 'build', 'argv': seqio}
@@ -232,10 +231,10 @@ def test_a_later_file_overrides_an_earlier_one(answers):
 
 
 def test_there_are_recipes():
-  assert {'tiny_codec.gin', 'tiny_semantic.gin', 'tiny_coarse.gin', 'tiny_fine.gin'} <= set(WHOLE)
+  assert {'tiny_codec.gin', 'tiny_semantic.gin', 'tiny_coarse.gin', 'tiny_fine.gin'} <= set(RECIPES)
 
 
-@pytest.mark.parametrize('name', WHOLE)
+@pytest.mark.parametrize('name', RECIPES)
 def test_every_recipe_builds_its_model_and_its_data(answers, name):
   assert 'traceback' not in answers[name], answers[name]['traceback']
   about = answers[name]['found']

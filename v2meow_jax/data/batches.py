@@ -4,6 +4,7 @@ A batch is a dictionary of what `streams.crop` returns for every stream, with a 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
@@ -76,11 +77,14 @@ class ClipBatches:
     if self.batch_size < 1:
       raise errors.ConfigError(f'batch_size {self.batch_size} is not a positive number')
 
+  @functools.cached_property
+  def _dataset(self) -> Dataset:
+    # Opened once: the table of a large dataset takes long to read.
+    return Dataset(self.dataset_dir, self.split, tuple(self.streams))
+
   def source(self) -> CropSource:
     """The examples behind the batches."""
-    return CropSource(
-      Dataset(self.dataset_dir, self.split, tuple(self.streams)), Fraction(self.crop_seconds), self.seed
-    )
+    return CropSource(self._dataset, Fraction(self.crop_seconds), self.seed)
 
   def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a batch, without a dataset."""
@@ -92,13 +96,12 @@ class ClipBatches:
 
   def describe(self) -> dict:
     """What made each stream, for whoever uses the trained weights."""
-    dataset = self.source().dataset
-    return {stream.name: dataset.identity(stream) for stream in dataset.streams}
+    return {stream.name: self._dataset.identity(stream) for stream in self._dataset.streams}
 
   def padding(self) -> float:
     """Share of a crop behind the end of its clip, on the average over the clips of the split."""
     crop = float(self.crop_seconds)
-    durations = np.asarray([clip.duration for clip in self.source().dataset.clips])
+    durations = np.asarray([clip.duration for clip in self._dataset.clips])
     return float(np.maximum(0, 1 - durations / crop).mean())
 
   def fingerprint(self) -> str:

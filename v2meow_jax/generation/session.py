@@ -3,16 +3,15 @@
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from v2meow_jax import errors
 from v2meow_jax.generation import results
 from v2meow_jax.generation.pipeline import Generated, Pipeline
+from v2meow_jax.generation.score import Progress
 from v2meow_jax.generation.tasks import Task
 from v2meow_jax.sampling import Sampling
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
