@@ -1,7 +1,8 @@
 """Compiled programs that are kept between runs, so that only the first one on a machine compiles."""
 
 import os
-import pathlib
+
+from v2meow_jax import files
 
 
 def keep() -> None:
@@ -10,6 +11,5 @@ def keep() -> None:
     return
   import jax
 
-  home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
-  jax.config.update('jax_compilation_cache_dir', str(home / 'v2meow_jax' / 'compiled'))
+  jax.config.update('jax_compilation_cache_dir', str(files.cache() / 'compiled'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)

@@ -48,6 +48,14 @@ class PieceRow(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 Row = TypeVar('Row', bound=msgspec.Struct)
 
 
+class ExclusionRow(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+  """A line of a list of clips that are left out: one of its fields."""
+
+  id: str = ''
+  source: str = ''
+  licence: str = ''
+
+
 class Line(msgspec.Struct):
   """A line of a manifest.
 

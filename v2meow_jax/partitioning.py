@@ -49,12 +49,15 @@ class Partitioner:
       the product of both.
     logical_axis_rules: pairs of a logical axis and the mesh axis or axes it is split over, or None.
     devices: those of the mesh; all that there are by default.
+    compiler_options: XLA's, as pairs of name and value, for the training step; a name that the compiler of
+      the platform does not know fails there.
   """
 
   ici_mesh_shape: tuple[int, int, int] = (-1, 1, 1)
   dcn_mesh_shape: tuple[int, int, int] = (1, 1, 1)
   logical_axis_rules: tuple[tuple[str, Any], ...] = DEFAULT_RULES
   devices: tuple[Any, ...] | None = None
+  compiler_options: tuple[tuple[str, Any], ...] = ()
 
   def __post_init__(self):
     for name in ('ici_mesh_shape', 'dcn_mesh_shape'):

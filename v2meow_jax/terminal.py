@@ -19,7 +19,9 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from v2meow_jax import errors, names
+from etils import epath
+
+from v2meow_jax import errors, names, stores
 
 # Between two lines about the same work where the output is no terminal.
 LINE_SECONDS = 30.0
@@ -146,6 +148,14 @@ def local_path(text: str) -> pathlib.Path:
   if '://' in text:
     raise argparse.ArgumentTypeError(f'{text} lies on an object store; name a path on this machine')
   return pathlib.Path(text)
+
+
+def any_path(text: str) -> epath.Path:
+  """An option's value that is a path on this machine or of an object store."""
+  try:
+    return stores.address(text)
+  except errors.ConfigError as error:
+    raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def say(text: str) -> None:

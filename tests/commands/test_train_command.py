@@ -33,9 +33,9 @@ SMALL = (
   '--gin.BATCH_SIZE=2',
   '--gin.WARMUP_STEPS=2',
   '--gin.TOTAL_STEPS=30',
-  '--gin.train.checkpoint_every=3',
-  '--gin.train.eval_every=15',
-  '--gin.train.eval_steps=1',
+  '--gin.Settings.checkpoint_every=3',
+  '--gin.Settings.eval_every=15',
+  '--gin.Settings.eval_steps=1',
 )
 
 
@@ -93,7 +93,7 @@ def test_a_killed_run_is_resumed_to_the_same_bits(undisturbed, small_dataset, tm
 
 
 def test_time_that_is_up_is_told_by_the_exit_status(small_dataset, tmp_path):
-  arguments = command(tmp_path / 'run', small_dataset, '--gin.train.stop_after_seconds=0')
+  arguments = command(tmp_path / 'run', small_dataset, '--gin.Settings.stop_after_seconds=0')
   done = subprocess.run(arguments, capture_output=True, text=True, env=os.environ)
   assert done.returncode == 75
   assert 'stopped at step 1 of 30' in done.stderr and 'Traceback' not in done.stderr
@@ -106,7 +106,7 @@ def test_a_codec_trains_from_the_same_dataset(small_dataset, tmp_path):
     '--gin.SpectralConfig.decoder_blocks=1', '--gin.QuantizerConfig.codes=16', '--gin.CROP_SECONDS=1',
     '--gin.BATCH_SIZE=2', '--gin.TOTAL_STEPS=4', '--gin.WARMUP_STEPS=1',
     '--gin.CodecTrainable.warmup_steps=2',
-    '--gin.CodecTrainable.windows=(512,)', '--gin.train.eval_steps=1',
+    '--gin.CodecTrainable.windows=(512,)', '--gin.Settings.eval_steps=1',
   )  # fmt: skip
   paths = (f'--gin.MODEL_DIR="{tmp_path / "run"}"', f'--gin.DATASET_DIR="{small_dataset}"')
   done = subprocess.run(

@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from v2meow_jax import errors, files
-from v2meow_jax.data import dataset, order, preparation
+from v2meow_jax import errors
+from v2meow_jax.data import order, preparation, table
 from v2meow_jax.data.batches import ClipBatches
 from v2meow_jax.streams import Stream
 
@@ -34,9 +34,11 @@ class Clock:
 @pytest.fixture(scope='module')
 def directory(tmp_path_factory):
   path = tmp_path_factory.mktemp('clock')
-  clips = [dataset.Clip(f'c{n}', 's', 0.0, 20.0 if n else 2.2, 'train', audio='none') for n in range(7)]
-  files.write_lines(path / 'clips.jsonl', [vars(clip) for clip in clips])
-  preparation.prepare_streams(path, [Clock(s) for s in (SLOW, FAST, WHOLE)], workers=1, clips_a_shard=3)
+  clips = [table.Clip(f'c{n}', 's', 0.0, 20.0 if n else 2.2, 'train', audio='none') for n in range(7)]
+  table.write(path, clips)
+  preparation.prepare_streams(
+    path, [Clock(s) for s in (SLOW, FAST, WHOLE)], processes=1, clips_a_part=3, shard_bytes=1
+  )
   return path
 
 
@@ -107,7 +109,9 @@ def test_a_batch_is_what_brute_force_makes_of_it(directory):
   for number, batch in enumerate(itertools.islice(batches(directory, batch_size=3, seed=5).start(6), 6)):
     for row in range(3):
       clip, epoch = order.locate(6 + 3 * number + row, 7, 5)
-      start = order.crop_start(f'c{clip}', epoch, 5, durations[clip], Fraction(3), Fraction(4))
+      start = order.crop_start(
+        order.clip_hash(f'c{clip}'), epoch, 5, durations[clip], Fraction(3), Fraction(4)
+      )
       for stream, length, value in ((SLOW, 12, lambda i: i / 4), (FAST, 75, lambda i: i)):
         # The element nearest to the start (the even one of two), to the end of the crop or the clip.
         first = min(range(600), key=lambda i: (abs(i / stream.rate - start), i % 2))

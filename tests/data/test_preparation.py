@@ -1,7 +1,6 @@
 """`v2meow prepare` on real files: streams, resumption, bad rows, and what may not be mixed."""
 
 import json
-import pathlib
 import shutil
 
 import numpy as np
@@ -10,7 +9,8 @@ import soundfile
 
 from v2meow_jax import errors, terminal
 from v2meow_jax.commands import prepare
-from v2meow_jax.data import dataset, preparation, records
+from v2meow_jax.data import dataset, finishing, parts, preparation, records
+from v2meow_jax.data import table as table_lib
 from v2meow_jax.encoders.motion import MotionEncoder
 from v2meow_jax.encoders.waveform import WaveformEncoder
 from v2meow_jax.media.clip import MediaClip
@@ -62,7 +62,7 @@ def content(directory):
 
 def test_every_clip_is_what_its_encoder_makes_of_it(prepared):
   for encoder in (MotionEncoder(), WaveformEncoder(8000)):
-    for split in dataset.SPLITS:
+    for split in table_lib.SPLITS:
       data = dataset.Dataset(prepared, split, (encoder.stream,))
       for number, clip in enumerate(data.clips):
         expected = encoder.encode_clip(MediaClip(clip.video, clip.audio, clip.start, clip.duration))
@@ -71,7 +71,7 @@ def test_every_clip_is_what_its_encoder_makes_of_it(prepared):
 
 
 def test_clips_are_cut_and_sources_kept_together(prepared):
-  clips = dataset.read_clips(prepared)
+  clips = table_lib.read_clips(prepared)
   assert [clip.id for clip in clips] == [f'{name}-000{n}' for name in ('film', 'dubbed') for n in range(3)]
   assert {clip.source: clip.split for clip in clips}.keys() == {'film', 'dubbed'}
   assert len({(clip.source, clip.split) for clip in clips}) == 2
@@ -92,10 +92,8 @@ def test_a_lost_shard_is_made_again_and_nothing_else(prepared, tmp_path):
   del entries['audio/waveform']
   (copy / 'streams.json').write_text(json.dumps(entries))
   stream = WaveformEncoder(8000).stream
-  folder = copy / stream.name / dataset.VERSION
-  for path in (records.shard_path(folder, stream, 'train', 0, 1),):
-    records.index_path(path).unlink()
-    path.write_bytes(b'half')
+  folder = copy / stream.name / records.VERSION
+  records.shard_path(folder, stream, 'train', 0, 1).write_bytes(b'half')
   times = {path: path.stat().st_mtime_ns for path in (copy / 'video').rglob('*')}
   assert run('--out', copy, '--streams=audio/waveform', '--sample_rate=8000', '--workers=1') == 0
   after = content(copy)
@@ -119,9 +117,9 @@ class Flaky:
 
 def test_a_clip_that_an_encoder_fails_on_keeps_its_place(prepared, tmp_path):
   copy = shutil.copytree(prepared, tmp_path / 'copy')
-  count, rejected = preparation.prepare_streams(copy, [Flaky()], workers=1)
+  count, rejected = preparation.prepare_streams(copy, [Flaky()], processes=1)
   assert count == 6 and len(rejected) == 2
-  for split in dataset.SPLITS:
+  for split in table_lib.SPLITS:
     data = dataset.Dataset(copy, split, (Flaky.stream, MotionEncoder().stream))
     assert [data.length(Flaky.stream, n) for n in range(3)] == [20, 0, 20]
   told = [json.loads(line) for line in (copy / 'rejected.jsonl').read_text().splitlines()]
@@ -169,8 +167,8 @@ def test_a_bundles_encoders_make_its_streams(prepared, small_bundle, tmp_path):
 def test_tfds_reads_what_the_encoders_made(prepared):
   tfds = pytest.importorskip('tensorflow_datasets')
   for encoder in (MotionEncoder(), WaveformEncoder(8000)):
-    builder = tfds.builder_from_directory(str(prepared / encoder.stream.name / dataset.VERSION))
-    clips = dataset.read_clips(prepared)
+    builder = tfds.builder_from_directory(str(prepared / encoder.stream.name / records.VERSION))
+    clips = table_lib.read_clips(prepared)
     for split in {clip.split for clip in clips}:
       rows = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
       members = [clip for clip in clips if clip.split == split]
@@ -210,7 +208,9 @@ def numbers(clip):
 
 
 def prepare_count(directory, function):
-  return preparation.prepare_streams(directory, [Given(COUNT, function)], workers=1, clips_a_shard=2)
+  return preparation.prepare_streams(
+    directory, [Given(COUNT, function)], processes=1, clips_a_part=2, shard_bytes=1
+  )
 
 
 def test_an_interrupted_preparation_goes_on_to_the_same_bytes(tmp_path):
@@ -227,27 +227,75 @@ def test_an_interrupted_preparation_goes_on_to_the_same_bytes(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     prepare_count(cut, fail)
   assert not (cut / 'streams.json').exists()
-  folder = pathlib.Path(COUNT.name, dataset.VERSION)
-  done = {path: path.stat().st_mtime_ns for path in (cut / folder).glob('*.tfrecord-00000-*')}
-  assert len(done) == 2 and not list((cut / folder).glob('*.tfrecord-00001-*'))
+  folder = cut / COUNT.name / 'parts'
+  done = {path: path.stat().st_mtime_ns for path in folder.glob('train-00000*')}
+  assert len(done) == 2 and not list(folder.glob('train-00001*'))
   encoded = []
-  prepare_count(cut, lambda clip: encoded.append(clip.start) or numbers(clip))
+
+  def watched(clip):
+    encoded.append(clip.start)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    return numbers(clip)
+
+  prepare_count(cut, watched)
   assert encoded == [10, 15, 20]
-  assert {path: path.stat().st_mtime_ns for path in done} == done
   after = content(cut)
   assert after.keys() == content(whole).keys() - {'rejected.jsonl'}
   for name, data in content(whole).items():
-    if name != 'clips.jsonl':  # holds the path of the sound
+    if name != 'clips.jsonl' and not name.startswith('index/'):  # hold the path of the sound
       assert after[name] == data, name
 
 
-def test_a_finished_stream_that_has_lost_a_shard_is_repaired(tmp_path):
+@pytest.mark.parametrize('damage', ['lost', 'short', 'index'])
+def test_a_finished_stream_with_a_damaged_shard_is_repaired(tmp_path, damage):
   directory = table(tmp_path)
   prepare_count(directory, numbers)
   before = content(directory)
-  next((directory / COUNT.name).rglob('*00001-of-00003.index.npy')).unlink()
-  prepare_count(directory, numbers)
+  shard = next((directory / COUNT.name).rglob('*00001-of-00003'))
+  if damage == 'index':
+    next((directory / COUNT.name).rglob('*.index.npy')).write_bytes(b'nothing')
+  elif damage == 'short':
+    shard.write_bytes(shard.read_bytes()[:60])
+  else:
+    shard.unlink()
+  encoded = []
+  prepare_count(directory, lambda clip: encoded.append(clip.start) or numbers(clip))
   assert content(directory) == before
+  assert encoded == ([0, 5, 10, 15, 20] if damage == 'index' else [10, 15])
+
+
+def test_shares_made_apart_and_twice_are_the_dataset_made_at_once(tmp_path):
+  for name in ('whole', 'shared'):
+    (tmp_path / name).mkdir()
+  whole, shared = table(tmp_path / 'whole'), table(tmp_path / 'shared')
+  prepare_count(whole, numbers)
+  encoder, sizes = Given(COUNT, numbers), {'clips_a_part': 2}
+  parts.make_parts(shared, [encoder], processes=1, share=(1, 2), **sizes)
+  with pytest.raises(errors.DatasetError, match='2 of 3 parts of stream audio/count are missing'):
+    finishing.finish(shared, [encoder], shard_bytes=1, **sizes)
+  parts.make_parts(shared, [encoder], processes=1, share=(0, 2), **sizes)
+  parts.make_parts(shared, [encoder], processes=1, share=(1, 2), **sizes)
+  for _ in range(2):
+    assert finishing.finish(shared, [encoder], shard_bytes=1, **sizes) == 5
+  assert not (shared / COUNT.name / 'parts').exists()
+  mine, theirs = content(shared / COUNT.name), content(whole / COUNT.name)
+  assert mine == theirs
+
+
+def test_a_shard_is_as_many_parts_as_its_bytes_say(tmp_path):
+  directory = table(tmp_path)
+  made = [Given(COUNT, numbers), Given(Stream('audio/wide', 'embedding', 1, 3), lambda c: np.ones((5, 3)))]
+  # A clip has 10 and 30 bytes of elements, a part 20 and 60.
+  preparation.prepare_streams(directory, made, processes=1, clips_a_part=2, shard_bytes=60)
+  entries = dataset.read_streams(directory)
+  assert {name: entry['clips_a_shard'] for name, entry in entries.items()} == {
+    'audio/count': 6,
+    'audio/wide': 2,
+  }
+  data = dataset.Dataset(directory, 'train', tuple(encoder.stream for encoder in made))
+  for clip in range(5):
+    np.testing.assert_array_equal(data.read(COUNT, clip)[:, 0], np.arange(5) + 5 * clip)
+    assert data.read(made[1].stream, clip).shape == (5, 3)
 
 
 def test_clips_rejected_before_an_interruption_are_told_after_it(tmp_path):
@@ -296,5 +344,5 @@ def test_naming_the_manifest_again_keeps_what_was_rejected(tmp_path):
 def test_elements_that_a_record_cannot_hold_are_rejected(tmp_path, stream, value):
   directory = table(tmp_path)
   made = Given(stream, lambda clip: np.full((5, 1), value))
-  _, rejected = preparation.prepare_streams(directory, [made], workers=1)
+  _, rejected = preparation.prepare_streams(directory, [made], processes=1)
   assert len(rejected) == 5

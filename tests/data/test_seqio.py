@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from v2meow_jax import files
-from v2meow_jax.data import dataset, preparation, records
+from v2meow_jax.data import preparation, records, table
 from v2meow_jax.data.batches import stage_batches
+from v2meow_jax.data.dataset import Dataset
 from v2meow_jax.data.seqio_batches import SeqioBatches
 from v2meow_jax.stages import Condition, Stage, Target
 from v2meow_jax.streams import Stream
@@ -39,9 +39,10 @@ def directory(tmp_path_factory):
   for n in range(12):
     split = 'validation' if n % 4 == 3 else 'train'
     # One clip is shorter than the crop.
-    rows.append(dataset.Clip(f'c{n}', f's{n}', float(n), 1.5 if n == 2 else 9.25, split, audio='none'))
-  files.write_lines(path / 'clips.jsonl', [vars(row) for row in rows])
-  preparation.prepare_streams(path, [Counting(MOTION), Counting(TOKENS)], workers=1, clips_a_shard=4)
+    rows.append(table.Clip(f'c{n}', f's{n}', float(n), 1.5 if n == 2 else 9.25, split, audio='none'))
+  table.write(path, rows)
+  made = [Counting(MOTION), Counting(TOKENS)]
+  preparation.prepare_streams(path, made, processes=1, clips_a_part=4, shard_bytes=1)
   return path
 
 
@@ -97,12 +98,10 @@ def test_the_converters_lengths_and_masks(directory, stage):
 def test_a_stream_folder_is_a_tfds_dataset(directory):
   import tensorflow_datasets as tfds
 
-  builder = tfds.builder_from_directory(str(directory / TOKENS.name / dataset.VERSION))
+  builder = tfds.builder_from_directory(str(directory / TOKENS.name / records.VERSION))
   assert builder.info.splits['train'].num_examples == 9
   rows = list(tfds.as_numpy(builder.as_dataset(split='validation', shuffle_files=False)))
   assert [row['id'].decode() for row in rows] == ['c3', 'c7', 'c11']
-  reader = records.ShardReader(
-    records.shard_path(directory / TOKENS.name / dataset.VERSION, TOKENS, 'validation', 0, 1), TOKENS
-  )
+  reader = Dataset(directory, 'validation', (TOKENS,))
   for n, row in enumerate(rows):
-    np.testing.assert_array_equal(row['elements'], reader.read(n))
+    np.testing.assert_array_equal(row['elements'], reader.read(TOKENS, n))

@@ -43,12 +43,12 @@ REFUSED = {
   '--gin.TransformerConfig.qk_norm="False"': 'TransformerConfig.qk_norm takes bool',
   '--gin.adamw.b1="x"': 'adamw.b1 takes float',
   '--gin.OPTIMIZER=@adamw': 'write @adamw()',
-  '--gin.train.profile_steps=(1, 2, 3)': 'train.profile_steps takes',
+  '--gin.Settings.profile_steps=(1, 2, 3)': 'Settings.profile_steps takes',
 }
 ACCEPTED = (
   '--gin.BATCH_SIZE=8', '--gin.adamw.b1=1', '--gin.OPTIMIZER=@adafactor()',
   '--gin.SCHEDULE=@warmup_constant()',
-  '--gin.SEED/gin.macro.value=3', '--gin.train.profile_steps=(1, 2)', '--gin.train.eval_batches=None',
+  '--gin.SEED/gin.macro.value=3', '--gin.Settings.profile_steps=(1, 2)', '--gin.train.eval_batches=None',
   '--gin.v2meow_jax.training.optimizers.adamw.weight_decay=0.1', '--gin.COARSE_CROP="5/2"',
   '--gin.train/stage_batches.seed=4', '--gin.Stage.conditions=(@motion/Condition(),)',
 )  # fmt: skip

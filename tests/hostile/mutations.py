@@ -100,12 +100,16 @@ class World:
   def _dataset(self, path: pathlib.Path) -> None:
     import numpy as np
 
-    shards = path / self.stream.name / dataset.VERSION
+    shards = records.folder(path, self.stream)
     shards.mkdir(parents=True)
     rows = [(f'clip{n}', np.full((50, 4), n, np.uint16)) for n in range(6)]
+    index = []
     for shard in range(2):
-      target = records.shard_path(shards, self.stream, 'train', shard, 2)
-      records.write_shard(target, self.stream, rows[3 * shard : 3 * shard + 3])
+      part = records.part_path(path, self.stream, 'train', shard)
+      part.parent.mkdir(exist_ok=True)
+      records.write_part(part, self.stream, rows[3 * shard : 3 * shard + 3])
+      index.append(records.join([part], records.shard_path(shards, self.stream, 'train', shard, 2)))
+    np.save(records.split_index_path(shards, self.stream, 'train'), np.concatenate(index))
     clips = [
       {'id': name, 'source': name, 'start': 0.0, 'duration': 2.0, 'split': 'train', 'video': None,
        'audio': 'a.wav', 'caption': '', 'licence': ''}
@@ -113,7 +117,7 @@ class World:
     ]  # fmt: skip
     (path / 'clips.jsonl').write_text(''.join(json.dumps(clip) + '\n' for clip in clips))
     entry = {'name': self.stream.name, 'kind': 'tokens', 'rate': '25', 'width': 4, 'codes': 16}
-    entry |= {'version': dataset.VERSION, 'shards': {'train': 2}, 'clips_a_shard': 3, 'made_by': {}}
+    entry |= {'version': records.VERSION, 'shards': {'train': 2}, 'clips_a_shard': 3, 'made_by': {}}
     (path / 'streams.json').write_text(json.dumps({self.stream.name: entry}))
 
   def kinds(self) -> list[Callable]:

@@ -29,10 +29,10 @@ SETTINGS = (
   f'--gin.BATCH_SIZE={BATCH}',
   '--gin.WARMUP_STEPS=2',
   f'--gin.TOTAL_STEPS={STEPS}',
-  '--gin.train.checkpoint_every=4',
-  '--gin.train.log_every=4',
-  '--gin.train.eval_every=20',
-  '--gin.train.eval_steps=1',
+  '--gin.Settings.checkpoint_every=4',
+  '--gin.Settings.log_every=4',
+  '--gin.Settings.eval_every=20',
+  '--gin.Settings.eval_steps=1',
 )
 
 
@@ -179,7 +179,7 @@ LOSSES = [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
 @pytest.mark.parametrize('number', LOSSES, ids=['dies', 'hangs'])
 def test_a_process_that_is_lost_ends_the_run_in_time_and_it_can_go_on(number, small_dataset, tmp_path):
   run = tmp_path / 'run'
-  endless = ('--gin.TOTAL_STEPS=100000', '--gin.train.eval_every=0')
+  endless = ('--gin.TOTAL_STEPS=100000', '--gin.Settings.eval_every=0')
   started = Started(2, run, small_dataset, tmp_path, *endless)
   started.wait_for_checkpoint()
   began = time.monotonic()
@@ -191,7 +191,7 @@ def test_a_process_that_is_lost_ends_the_run_in_time_and_it_can_go_on(number, sm
   told = started.told(0)
   assert 'go on from the last checkpoint' in told.splitlines()[-1] and 'Traceback' not in told
   _, step = restore_arrays(run)
-  resumed = Started(1, run, small_dataset, tmp_path, *endless, f'--gin.train.stop_after_seconds={2}')
+  resumed = Started(1, run, small_dataset, tmp_path, *endless, f'--gin.Settings.stop_after_seconds={2}')
   assert resumed.wait() == [75], resumed.told()
   assert restore_arrays(run)[1] > step
 
@@ -214,7 +214,7 @@ def both_refuse(started, *words):
   ('arguments', 'words'),
   [
     ('--gin.PEAK_LEARNING_RATE=0.5', ('differ in PEAK_LEARNING_RATE: 0.002 and 0.5',)),
-    ('--gin.train.eval_every=7', ('differ in train.eval_every: 20 and 7',)),
+    ('--gin.Settings.eval_every=7', ('differ in Settings.eval_every: 20 and 7',)),
     ('--gin.DATASET_DIR="nowhere"', ('nowhere: no clips.jsonl',)),
   ],
   ids=['learning rate', 'interval', 'no data'],

@@ -2,7 +2,7 @@
 
 from etils import epath
 
-from v2meow_jax import errors
+from v2meow_jax import errors, files
 from v2meow_jax.bundles import types
 from v2meow_jax.bundles.bundle import Bundle as Bundle
 from v2meow_jax.bundles.saved_run import is_run, read_run
@@ -12,8 +12,13 @@ from v2meow_jax.codec.codec import Codec
 
 
 def load(directory: epath.PathLike) -> Bundle:
-  """Opens a bundle; see `Bundle`."""
-  return Bundle(directory)
+  """Opens a bundle; see `Bundle`. One of an object store is copied to this machine first, once."""
+  try:
+    return Bundle(files.fetched(directory))
+  except FileNotFoundError as error:
+    raise errors.BundleError(
+      f'{directory}: no bundle there; a bundle is what v2meow export writes'
+    ) from error
 
 
 def load_codec(directory: epath.PathLike) -> Codec:

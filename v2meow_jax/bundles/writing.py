@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 import types as builtin_types
@@ -11,10 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 from flax import traverse_util
 from safetensors.numpy import save as save_safetensors
 
-from v2meow_jax import errors
+from v2meow_jax import errors, files
 from v2meow_jax.bundles import stablehlo as programs
 from v2meow_jax.bundles import types
 from v2meow_jax.bundles.types import FORMAT
@@ -39,7 +39,7 @@ class Network:
 
 
 def write(
-  directory: str | os.PathLike,
+  directory: epath.PathLike,
   *,
   codec: Network,
   stages: list[Network],
@@ -64,13 +64,10 @@ def write(
   Raises:
     errors.BundleError: the folder exists, or weights do not fit the dtype.
   """
-  directory = pathlib.Path(directory)
+  directory = epath.Path(directory)
   if directory.exists():
     raise errors.BundleError(f'{directory}: exists already; name another folder or remove it')
-  directory.parent.mkdir(parents=True, exist_ok=True)
-  temporary = directory.with_name(f'.{directory.name}.{os.getpid()}')
-  temporary.mkdir()
-  try:
+  with files.folder_when_done(directory, 'bundle.json') as temporary:
     told = {'format': FORMAT, **(about or {})}
     told['codec'] = codec.about | _save(temporary, codec, dtype)
     told['stages'] = [network.about | _save(temporary, network, dtype) for network in stages]
@@ -85,9 +82,6 @@ def write(
         shutil.copyfile(fitted[entry.name], temporary / entry.file)
         told[entry.name] = describe_file(temporary / entry.file)
     (temporary / 'bundle.json').write_text(json.dumps(told, indent=2) + '\n')
-    os.replace(temporary, directory)
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def describe_file(path: pathlib.Path) -> dict[str, str]:

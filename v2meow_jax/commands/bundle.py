@@ -13,12 +13,12 @@ def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(prog='v2meow bundle', description=main.__doc__)
   commands = parser.add_subparsers(dest='command', required=True)
   info = commands.add_parser('info', help='stages, codec, encoders, licence, provenance')
-  info.add_argument('bundle', type=terminal.local_path)
+  info.add_argument('bundle', type=terminal.any_path)
   info.add_argument('--json', action='store_true', help='bundle.json as it is')
   verify = commands.add_parser(
     'verify', help='hashes, shapes, licence and provenance; exit status 2 on a fault'
   )
-  verify.add_argument('bundle', type=terminal.local_path)
+  verify.add_argument('bundle', type=terminal.any_path)
   args = parser.parse_args(argv)
   loaded = bundles.load(args.bundle)
   if args.command == 'verify':

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
   report.add_argument('--clips', type=int, default=8, help='most files that are measured')
   report.add_argument('--seconds', type=terminal.number, default=10.0, help='of each, from its middle')
   for way in (encode, decode, report):
-    way.add_argument('--bundle', type=terminal.local_path, required=True, help="a bundle or a codec's run")
+    way.add_argument('--bundle', type=terminal.any_path, required=True, help="a bundle or a codec's run")
   args = parser.parse_args(argv)
   codec = bundles.load_codec(args.bundle)
   {'encode': _encode, 'decode': _decode, 'report': _report}[args.way](codec, args)

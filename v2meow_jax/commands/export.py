@@ -3,9 +3,7 @@
 import argparse
 import json
 
-from etils import epath
-
-from v2meow_jax import __version__, errors, terminal
+from v2meow_jax import __version__, errors, stores, terminal
 from v2meow_jax.bundles import read_run
 from v2meow_jax.bundles.export import export
 from v2meow_jax.encoders import registry
@@ -15,10 +13,8 @@ from v2meow_jax.sampling import Sampling
 def main(argv: list[str]) -> int:
   """Joins a codec's run and the stages' runs into one bundle."""
   parser = argparse.ArgumentParser(prog='v2meow export', description=main.__doc__)
-  parser.add_argument('--run', type=epath.Path, action='append', required=True, help='once a run')
-  parser.add_argument(
-    '--out', type=terminal.local_path, required=True, help='the bundle, a folder to be made'
-  )
+  parser.add_argument('--run', type=terminal.any_path, action='append', required=True, help='once a run')
+  parser.add_argument('--out', type=terminal.any_path, required=True, help='the bundle, a folder to be made')
   for entry in registry.fitted():
     parser.add_argument(f'--{entry.name}', type=terminal.local_path, help=f"fit-{entry.name}'s file")
   parser.add_argument('--name', default='', help='of the model')
@@ -59,6 +55,6 @@ def main(argv: list[str]) -> int:
       'v2meow_jax': __version__,
     },
   )
-  size = sum(path.stat().st_size for path in args.out.iterdir())
+  size = sum(stores.sizes(args.out).values())
   print(f'{args.out}: {len(runs)} networks, {size / 1e6:.1f} MB')
   return 0

@@ -12,7 +12,7 @@ def main(argv: list[str]) -> int:
   """Fits normalisation and k-means to the stream audio/waveform of a dataset's training split."""
   parser = argparse.ArgumentParser(prog='v2meow fit-semantic', description=main.__doc__)
   parser.add_argument(
-    '--dataset', type=terminal.local_path, required=True, help='with the stream audio/waveform'
+    '--dataset', type=terminal.any_path, required=True, help='with the stream audio/waveform'
   )
   parser.add_argument('--out', type=terminal.local_path, required=True, help='a .safetensors file')
   parser.add_argument('--codes', type=int, default=1024, help='clusters')

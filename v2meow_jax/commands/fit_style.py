@@ -14,7 +14,7 @@ SOURCE = 'style/clap'
 def main(argv: list[str]) -> int:
   """Fits a residual quantiser to the stream style/clap of a dataset's training split."""
   parser = argparse.ArgumentParser(prog='v2meow fit-style', description=main.__doc__)
-  parser.add_argument('--dataset', type=terminal.local_path, required=True, help=f'with the stream {SOURCE}')
+  parser.add_argument('--dataset', type=terminal.any_path, required=True, help=f'with the stream {SOURCE}')
   parser.add_argument('--out', type=terminal.local_path, required=True, help='a .safetensors file')
   parser.add_argument(
     '--clap', help='folder or id of the CLAP model, where not the one that the dataset names'

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     nargs='*',
     help='videos, folders of videos, or manifests (.jsonl); see docs/generation.md',
   )
-  parser.add_argument('--bundle', type=terminal.local_path, required=True, help='what v2meow export wrote')
+  parser.add_argument('--bundle', type=terminal.any_path, required=True, help='what v2meow export wrote')
   parser.add_argument(
     '--out', type=terminal.local_path, default=pathlib.Path('out'), help='folder of the results'
   )

@@ -1,24 +1,37 @@
 """`v2meow prepare`: media files to a dataset of clips x streams."""
 
+import argparse
 import os
+import re
 
-from v2meow_jax import bundles, errors, terminal
+from v2meow_jax import bundles, errors, files, terminal
 from v2meow_jax.bundles.codec_entry import CODEC
-from v2meow_jax.data import preparation
+from v2meow_jax.data import finishing, parts, preparation
 from v2meow_jax.encoders import registry
 from v2meow_jax.experiment import configuration
 
 ENTRIES = (*registry.ENTRIES, CODEC)
 
 
+def share(text: str) -> tuple[int, int]:
+  """An option's value `i/n`: the i-th of n shares, counted from 0."""
+  match = re.fullmatch(r'(\d+)/(\d+)', text)
+  if not match or int(match[1]) >= int(match[2]):
+    raise argparse.ArgumentTypeError(f'{text} is not i/n with i from 0 to n - 1')
+  return int(match[1]), int(match[2])
+
+
 def main(argv: list[str]) -> int:
-  """Prepares a dataset, or adds streams to one."""
+  """Prepares a dataset, or adds streams to one.
+
+  On many machines: --table once, --shard=i/n on each, then --finish; each can be repeated and interrupted.
+  """
   parser = configuration.parser('v2meow prepare', main.__doc__)
   streams = ', '.join(entry.stream for entry in ENTRIES)
   parser.add_argument('--manifest', type=terminal.local_path, help='JSON lines; not needed to add streams')
-  parser.add_argument('--out', type=terminal.local_path, required=True, help='directory of the dataset')
+  parser.add_argument('--out', type=terminal.any_path, required=True, help='directory of the dataset')
   parser.add_argument('--streams', default='video/motion', help=f'comma-separated, of {streams}')
-  parser.add_argument('--bundle', type=terminal.local_path, help='whose encoders and codec to use')
+  parser.add_argument('--bundle', type=terminal.any_path, help='whose encoders and codec to use')
   for option in registry.options(ENTRIES):
     if option.kind is bool:
       parser.add_argument(f'--{option.name}', action='store_true', help=option.help)
@@ -27,12 +40,56 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--clip_seconds', type=terminal.number, default=60.0, help='longest clip')
   parser.add_argument('--validation_share', type=terminal.number, default=0.05, help='share of the sources')
   parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes')
+  parser.add_argument('--clips_a_part', type=int, default=parts.CLIPS_A_PART, help='done at a time')
+  step = parser.add_mutually_exclusive_group()
+  step.add_argument('--table', action='store_true', help='only make the table of clips')
+  step.add_argument('--shard', type=share, metavar='I/N', help='only make share I of N of the parts')
+  step.add_argument('--finish', action='store_true', help='only make a dataset of the parts')
+  step.add_argument('--convert', action='store_true', help='only index a dataset of an earlier version')
   args = configuration.parse(parser, argv)
   if not 1 <= args.clip_seconds <= 60:
     raise errors.ConfigError(f'--clip_seconds: {args.clip_seconds:g} is not between 1 and 60')
   if not 0 <= args.validation_share < 1:
     raise errors.ConfigError(f'--validation_share: {args.validation_share:g} is not in [0, 1)')
-  preparation.require_tensorflow()
+  if args.clips_a_part < 1:
+    raise errors.ConfigError(f'--clips_a_part: {args.clips_a_part} is not a positive number')
+  if args.convert:
+    finishing.convert(args.out)
+    return 0
+  if args.table and args.manifest is None:
+    raise errors.ConfigError('--table needs --manifest')
+  if args.manifest is not None and (args.shard is None and not args.finish):
+    clips = preparation.make_table(
+      args.manifest, args.out, validation_share=args.validation_share, clip_seconds=args.clip_seconds
+    )
+    if args.table:
+      print(f'{args.out}: {clips} clips')
+      return 0
+  parts.require_tensorflow()
+  names, encoders = _encoders(args)
+  rejected = []
+  if not args.finish:
+    rejected = parts.make_parts(
+      args.out,
+      encoders,
+      processes=args.workers,
+      share=args.shard or (0, 1),
+      clips_a_part=args.clips_a_part,
+    )
+  if args.shard is not None:
+    print(f'{args.out}: share {args.shard[0]} of {args.shard[1]} is done, {len(rejected)} rejected')
+    return 0
+  clips = finishing.finish(args.out, encoders, clips_a_part=args.clips_a_part)
+  report = args.out / 'rejected.jsonl'
+  turned_away = len(files.read_lines(report)) if report.exists() else 0
+  print(f'{args.out}: {clips} clips with {", ".join(names)}')
+  if turned_away:
+    print(f'{args.out}/rejected.jsonl: {turned_away} rejected, {len(rejected)} of them now')
+  return 0
+
+
+def _encoders(args: argparse.Namespace) -> tuple[list[str], list]:
+  """Names of the streams, and what makes them."""
   if args.gin_file or args.bindings:
     configuration.load(
       args, recipe=False, roots=[entry.settings.__name__ for entry in ENTRIES if entry.settings]
@@ -40,14 +97,4 @@ def main(argv: list[str]) -> int:
   names = list(dict.fromkeys(name.strip() for name in args.streams.split(',') if name.strip()))
   opened = bundles.load(args.bundle) if args.bundle else None
   bundled = opened.encoder_of if opened else lambda stream: None
-  encoders = [registry.make(name, ENTRIES, vars(args), bundled) for name in names]
-  if args.manifest is not None:
-    preparation.make_table(
-      args.manifest, args.out, validation_share=args.validation_share, clip_seconds=args.clip_seconds
-    )
-  clips, rejected = preparation.prepare_streams(args.out, encoders, workers=args.workers)
-  turned_away = (args.out / 'rejected.jsonl').read_text().count('\n')
-  print(f'{args.out}: {clips} clips with {", ".join(names)}')
-  if turned_away:
-    print(f'{args.out}/rejected.jsonl: {turned_away} rejected, {len(rejected)} of them now')
-  return 0
+  return names, [registry.make(name, ENTRIES, vars(args), bundled) for name in names]

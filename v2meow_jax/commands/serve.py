@@ -15,7 +15,7 @@ LOCAL = ('127.0.0.1', 'localhost')
 def main(argv: list[str]) -> int:
   """Serves a page for one bundle: upload a video, watch the stages at work, see and download the result."""
   parser = argparse.ArgumentParser(prog='v2meow serve', description=main.__doc__)
-  parser.add_argument('--bundle', type=terminal.local_path, required=True, help='what v2meow export wrote')
+  parser.add_argument('--bundle', type=terminal.any_path, required=True, help='what v2meow export wrote')
   parser.add_argument('--host', default=LOCAL[0], help='address to listen on; this machine alone by default')
   parser.add_argument('--port', type=int, default=7860)
   parser.add_argument('--password_file', type=terminal.local_path, help='its first line lets people in')

@@ -5,6 +5,7 @@ A batch is a dictionary of what `streams.crop` returns for every stream, with a 
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
@@ -12,50 +13,18 @@ import jax
 import numpy as np
 
 import gin
-from v2meow_jax import errors
-from v2meow_jax.data import order
+from v2meow_jax import errors, stores
+from v2meow_jax.data import exclusion
+from v2meow_jax.data.crops import CropSource, Reading
 from v2meow_jax.data.dataset import Dataset, fingerprint
 from v2meow_jax.stages import Stage
 from v2meow_jax.streams import Stream, crop_all, read_nothing
 
 
-class CropSource:
-  """Examples of a run by their number.
-
-  Args:
-    dataset: a split with the streams wanted.
-    crop_seconds: length of a crop.
-    seed: of order and crops.
-  """
-
-  def __init__(self, dataset: Dataset, crop_seconds: Fraction, seed: int):
-    self.dataset, self.crop_seconds, self.seed = dataset, Fraction(crop_seconds), seed
-    rates = [stream.rate for stream in dataset.streams if stream.rate]
-    # Crops start where an element of the slowest stream does, so that it is never cut between two.
-    self.grid = min(rates) if rates else Fraction(1)
-    self._durations = [Fraction(clip.duration).limit_denominator(10**6) for clip in dataset.clips]
-
-  def place(self, n: int) -> tuple[int, Fraction]:
-    """(clip, start in seconds) of example n."""
-    clip, epoch = order.locate(n, len(self.dataset.clips), self.seed)
-    clip_id = self.dataset.clips[clip].id
-    return clip, order.crop_start(
-      clip_id, epoch, self.seed, self._durations[clip], self.crop_seconds, self.grid
-    )
-
-  def __getitem__(self, n: int) -> dict[str, np.ndarray]:
-    clip, start = self.place(n)
-
-    def read(stream: Stream, first: int, stop: int) -> np.ndarray:
-      return self.dataset.read(stream, clip, first, stop)
-
-    return crop_all(self.dataset.streams, read, start, self.crop_seconds)
-
-
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class ClipBatches:
-  """Batches straight from the memory-mapped shards.
+  """Batches straight from the shards.
 
   Attributes:
     dataset_dir: of a prepared dataset.
@@ -64,6 +33,7 @@ class ClipBatches:
     batch_size: examples a batch.
     split: `train` or `validation`.
     seed: of order and crops.
+    reading: what of the dataset is read.
   """
 
   dataset_dir: str
@@ -72,6 +42,7 @@ class ClipBatches:
   batch_size: int
   split: str = 'train'
   seed: int = 0
+  reading: Reading = Reading()  # noqa: RUF009 (frozen)
 
   def __post_init__(self):
     if self.batch_size < 1:
@@ -80,11 +51,20 @@ class ClipBatches:
   @functools.cached_property
   def _dataset(self) -> Dataset:
     # Opened once: the table of a large dataset takes long to read.
-    return Dataset(self.dataset_dir, self.split, tuple(self.streams))
+    return Dataset(self.dataset_dir, self.split, tuple(self.streams), self.reading.may_lack)
+
+  @property
+  def at_once(self) -> int:
+    """Examples that are read at the same time: many where each is a request to an object store."""
+    return stores.AT_ONCE if stores.is_remote(self.dataset_dir) else 1
+
+  @functools.cached_property
+  def _source(self) -> CropSource:
+    return CropSource(self._dataset, Fraction(self.crop_seconds), self.seed, self.reading)
 
   def source(self) -> CropSource:
     """The examples behind the batches."""
-    return CropSource(self._dataset, Fraction(self.crop_seconds), self.seed)
+    return self._source
 
   def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a batch, without a dataset."""
@@ -96,31 +76,41 @@ class ClipBatches:
 
   def describe(self) -> dict:
     """What made each stream, for whoever uses the trained weights."""
-    return {stream.name: self._dataset.identity(stream) for stream in self._dataset.streams}
+    found = ((stream.name, self._dataset.identity(stream)) for stream in self._dataset.streams)
+    return {name: made_by for name, made_by in found if made_by is not None}
 
   def padding(self) -> float:
     """Share of a crop behind the end of its clip, on the average over the clips of the split."""
-    crop = float(self.crop_seconds)
-    durations = np.asarray([clip.duration for clip in self._dataset.clips])
-    return float(np.maximum(0, 1 - durations / crop).mean())
+    return 1 - float(self._source.covered().mean()) / float(self.crop_seconds)
 
   def fingerprint(self) -> str:
     """A hash of the clip table and of what made the streams."""
-    return fingerprint(self.dataset_dir)
+    excluded = self.reading.exclude
+    return fingerprint(self.dataset_dir) + (f'-{exclusion.digest(excluded)}' if excluded else '')
 
   def start(self, position: int, rows: Sequence[int] | None = None) -> Iterator[dict[str, np.ndarray]]:
     """Batches from example number `position` on, without end; of each the given rows, or all."""
-    source = self.source()
     rows = range(self.batch_size) if rows is None else rows
-    while True:
-      examples = [source[position + int(row)] for row in rows]
-      yield {key: np.stack([example[key] for example in examples]) for key in examples[0]}
-      position += self.batch_size
+    firsts = itertools.count(position, self.batch_size)
+    numbers = (first + int(row) for first in firsts for row in rows)
+    return stacked(stores.in_order(self._source.__getitem__, numbers, self.at_once), len(rows))
+
+
+def stacked(examples: Iterator[dict[str, np.ndarray]], size: int) -> Iterator[dict[str, np.ndarray]]:
+  """Batches of `size` examples each."""
+  while True:
+    some = list(itertools.islice(examples, size))
+    yield {name: np.stack([example[name] for example in some]) for name in some[0]}
 
 
 @gin.register
 def stage_batches(
-  stage: Stage, dataset_dir: str, batch_size: int, split: str = 'train', seed: int = 0
+  stage: Stage,
+  dataset_dir: str,
+  batch_size: int,
+  split: str = 'train',
+  seed: int = 0,
+  reading: Reading = Reading(),  # noqa: B008 (frozen)
 ) -> ClipBatches:
   """`ClipBatches` with the streams and the crop of a stage."""
-  return ClipBatches(dataset_dir, stage.streams, stage.crop_seconds, batch_size, split, seed)
+  return ClipBatches(dataset_dir, stage.streams, stage.crop_seconds, batch_size, split, seed, reading)

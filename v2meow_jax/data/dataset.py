@@ -1,41 +1,24 @@
 """A prepared dataset: the clip table and the streams that lie beside it.
 
-DIR/clips.jsonl            id, source, start, duration, split, video, audio, caption, licence a clip
+DIR/clips.jsonl, index/    the clips, see `table`
 DIR/streams.json           what each stream is, and what made it
-DIR/<stream>/<version>/    TFRecord shards with offset indexes; also a TFDS dataset
+DIR/<stream>/<version>/    TFRecord shards and an index, see `records`; also a TFDS dataset
 DIR/rejected.jsonl         rows and streams that could not be prepared, with the reason
 """
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from etils import epath
 
-from v2meow_jax import errors
-from v2meow_jax.data import records
+from v2meow_jax import errors, stores
+from v2meow_jax.data import shards, table
 from v2meow_jax.streams import Stream
-
-SPLITS = ('train', 'validation')
-VERSION = '1.0.0'
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-  """A row of the clip table; times in seconds within the media files."""
-
-  id: str
-  source: str
-  start: float
-  duration: float
-  split: str
-  video: str | None = None
-  audio: str | None = None
-  caption: str = ''
-  licence: str = ''
 
 
 class _Entry(msgspec.Struct):
@@ -50,23 +33,6 @@ class _Entry(msgspec.Struct):
   shards: dict[str, int]
   clips_a_shard: Annotated[int, msgspec.Meta(ge=1)]
   made_by: dict[str, Any]
-
-
-def read_clips(directory: epath.PathLike) -> list[Clip]:
-  """The clip table.
-
-  Raises:
-    errors.DatasetError: there is none, or a line of it is damaged.
-  """
-  path = epath.Path(directory) / 'clips.jsonl'
-  if not path.exists():
-    raise errors.DatasetError(
-      f'{directory}: no clips.jsonl there; it is not a prepared dataset, see v2meow prepare'
-    )
-  try:
-    return [msgspec.json.decode(line, type=Clip) for line in path.read_bytes().split(b'\n') if line.strip()]
-  except (ValueError, RecursionError) as error:
-    raise errors.DatasetError(f'{path}: not a table of clips ({error}); prepare the dataset again') from error
 
 
 def read_streams(directory: epath.PathLike) -> dict[str, dict]:
@@ -85,9 +51,7 @@ def read_streams(directory: epath.PathLike) -> dict[str, dict]:
 
 def fingerprint(directory: epath.PathLike) -> str:
   """A hash of the clip table and of `streams.json`, without where the media lies."""
-  digest = hashlib.sha256()
-  for clip in read_clips(directory):
-    digest.update(f'{clip.id} {clip.start} {clip.duration} {clip.split}\n'.encode())
+  digest = hashlib.sha256(table.digest(directory).encode())
   digest.update(json.dumps(read_streams(directory), sort_keys=True).encode())
   return digest.hexdigest()[:16]
 
@@ -109,15 +73,6 @@ def find_stream(directory: epath.PathLike, name: str) -> Stream:
   return stream_of(entry)
 
 
-def shard_counts(clips: list[Clip], clips_a_shard: int) -> dict[str, int]:
-  """Shards a split; the same for every stream of a dataset."""
-  return {
-    split: -(-sum(clip.split == split for clip in clips) // clips_a_shard)
-    for split in SPLITS
-    if any(clip.split == split for clip in clips)
-  }
-
-
 class Dataset:
   """Reads crops of one split of a prepared dataset; safe to share between threads.
 
@@ -125,17 +80,20 @@ class Dataset:
     directory: of the dataset.
     split: `train` or `validation`.
     streams: those that are wanted, as the model is configured for them.
+    may_lack: names of streams that need not be there; of one that is not, every clip has no elements.
 
   Raises:
     errors.DatasetError: a stream is missing or is not what the model is configured for.
   """
 
-  def __init__(self, directory: epath.PathLike, split: str, streams: tuple[Stream, ...]):
+  def __init__(
+    self, directory: epath.PathLike, split: str, streams: tuple[Stream, ...], may_lack: Sequence[str] = ()
+  ):
     self.directory = epath.Path(directory)
     if not streams:
       raise errors.ConfigError(f'{directory}: no stream is asked for')
     self.streams = streams
-    self.clips = [clip for clip in read_clips(self.directory) if clip.split == split]
+    self.clips = table.ClipTable(self.directory, split)
     if not self.clips:
       way = (
         'evaluation needs one: prepare more sources, with a --validation_share above 0, or train without by '
@@ -144,20 +102,22 @@ class Dataset:
       told = way if split == 'validation' else 'every source is in another one; prepare it with more sources'
       raise errors.DatasetError(f'{directory}: no clip is in split {split!r}; {told}')
     self.entries = read_streams(self.directory)
-    self._readers: dict[str, list[records.ShardReader]] = {}
+    self._readers: dict[str, shards.SplitReader] = {}
+    open_files = stores.OpenFiles()
     for stream in streams:
+      if stream.name in may_lack and stream.name not in self.entries:
+        continue
       self._check(stream, split)
-      count = self.entries[stream.name]['shards'][split]
-      folder = self.directory / stream.name / VERSION
-      self._readers[stream.name] = [
-        records.ShardReader(records.shard_path(folder, stream, split, shard, count), stream)
-        for shard in range(count)
-      ]
-      if sum(len(reader) for reader in self._readers[stream.name]) != len(self.clips):
+      entry = self.entries[stream.name]
+      reader = shards.SplitReader(
+        self.directory, stream, split, entry['shards'][split], entry['clips_a_shard'], open_files
+      )
+      if len(reader) != len(self.clips):
         raise errors.DatasetError(
-          f'{folder}: the records are not those of clips.jsonl; prepare stream {stream.name} again'
+          f'{self.directory}: the records of stream {stream.name} are not those of clips.jsonl; prepare it '
+          'again'
         )
-    self.clips_a_shard = max(len(reader) for reader in self._readers[streams[0].name])
+      self._readers[stream.name] = reader
 
   def _check(self, stream: Stream, split: str) -> None:
     if stream.name not in self.entries:
@@ -180,14 +140,15 @@ class Dataset:
 
   def length(self, stream: Stream, clip: int) -> int:
     """Elements that a clip has of a stream; 0 where it could not be prepared."""
-    shard, record = divmod(clip, self.clips_a_shard)
-    return self._readers[stream.name][shard].length(record)
+    reader = self._readers.get(stream.name)
+    return reader.length(clip) if reader else 0
 
   def read(self, stream: Stream, clip: int, start: int = 0, stop: int | None = None) -> np.ndarray:
     """Elements [n, width] of the clip with this number in the split."""
-    shard, record = divmod(clip, self.clips_a_shard)
-    return self._readers[stream.name][shard].read(record, start, stop)
+    reader = self._readers.get(stream.name)
+    return reader.read(clip, start, stop) if reader else np.zeros((0, stream.width), stream.dtype)
 
-  def identity(self, stream: Stream) -> dict:
-    """What made a stream: encoder, settings, weights' hash."""
-    return self.entries[stream.name]['made_by']
+  def identity(self, stream: Stream) -> dict | None:
+    """What made a stream: encoder, settings, weights' hash; None where the dataset lacks it."""
+    entry = self.entries.get(stream.name)
+    return entry['made_by'] if entry else None

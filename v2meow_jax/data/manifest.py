@@ -11,7 +11,7 @@ import msgspec
 
 from v2meow_jax import errors, manifests
 from v2meow_jax.data import order
-from v2meow_jax.data.dataset import Clip
+from v2meow_jax.data.table import Clip
 from v2meow_jax.media import probe
 
 

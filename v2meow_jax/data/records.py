@@ -1,22 +1,32 @@
-"""One shard of one stream: a TFRecord file, its offset index, and reading from it by position.
+"""Records of one stream as TFRecord files, and where in them elements lie.
 
 A record is a `tf.train.Example` as TFDS writes it: the clip's id and the stream's elements as raw
-little-endian bytes. Beside `NAME.tfrecord-00000-of-00004` lies `NAME.tfrecord-00000-of-00004.index.npy`,
-an int64 array [records, 2]: where in the file a record's elements begin, in bytes, and how many there
-are. A crop is then one slice of a memory map: no TensorFlow, no parsing, nothing read that is not used.
+little-endian bytes. An index is an int64 array [records, 2]: where in its file a record's elements begin, in
+bytes, and how many there are; a part's has the file's size as its last row. A crop is then one range of a
+file: no TensorFlow, no parsing, nothing read that is not used.
+
+Preparation writes parts, each with an index of its own; finished, they are joined to shards of
+`SHARD_BYTES`, which one index a split describes:
+
+DIR/<stream>/parts/SPLIT-00012.tfrecord, .index.npy       while preparing
+DIR/<stream>/1.0.0/NAME-SPLIT.tfrecord-00000-of-00004     shards
+DIR/<stream>/1.0.0/NAME-SPLIT.index.npy                   of all records of the split, in their order
 """
 
-import io
+import contextlib
 import os
-import threading
-from typing import Any
+import shutil
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from etils import epath
-from jaxtyping import Shaped
+from jaxtyping import Int64
 
-from v2meow_jax import errors, files
+from v2meow_jax import files, stores
 from v2meow_jax.streams import Stream
+
+VERSION = '1.0.0'
+SHARD_BYTES = 128 << 20
 
 
 def dataset_name(stream: Stream) -> str:
@@ -24,13 +34,28 @@ def dataset_name(stream: Stream) -> str:
   return stream.name.replace('/', '_').replace('-', '_').lower()
 
 
-def shard_path(folder: Any, stream: Stream, split: str, shard: int, shards: int) -> Any:
-  """Path of a shard in a stream's folder, of the folder's kind."""
+def folder(directory: epath.PathLike, stream: Stream) -> epath.Path:
+  """Where a stream's shards lie."""
+  return epath.Path(directory) / stream.name / VERSION
+
+
+def shard_path(folder: epath.Path, stream: Stream, split: str, shard: int, shards: int) -> epath.Path:
+  """Path of a shard in a stream's folder."""
   return folder / f'{dataset_name(stream)}-{split}.tfrecord-{shard:05d}-of-{shards:05d}'
 
 
-def index_path(path: Any) -> Any:
-  """Path of the offset index beside a shard."""
+def split_index_path(folder: epath.Path, stream: Stream, split: str) -> epath.Path:
+  """Path of the index of a split in a stream's folder."""
+  return folder / f'{dataset_name(stream)}-{split}.index.npy'
+
+
+def part_path(directory: epath.PathLike, stream: Stream, split: str, part: int) -> epath.Path:
+  """Path of a part."""
+  return epath.Path(directory) / stream.name / 'parts' / f'{split}-{part:05d}.tfrecord'
+
+
+def index_path(path: epath.Path) -> epath.Path:
+  """Path of the index beside a part; earlier versions have one beside each shard, too."""
   return path.with_name(path.name + '.index.npy')
 
 
@@ -48,23 +73,23 @@ def features(stream: Stream):
   )
 
 
-def write_shard(path: os.PathLike, stream: Stream, records: list[tuple[str, np.ndarray]]) -> int:
-  """Writes a shard and its index; both appear only when complete, the index last.
+def write_part(path: epath.PathLike, stream: Stream, records: Iterable[tuple[str, np.ndarray]]) -> int:
+  """Writes records and their index; both appear only when complete, the index last.
 
   Args:
-    path: of the shard.
+    path: of the file.
     stream: whose elements these are.
     records: pairs of a clip's id and its elements [n, width].
 
   Returns:
-    The shard's size in bytes.
+    The file's size in bytes.
   """
   import tensorflow as tf
 
-  spec = features(stream)
+  spec, path = features(stream), epath.Path(path)
   rows: list[tuple[int, int]] = []
   offset = 0
-  with files.replaced_when_done(index_path(path)) as index, files.replaced_when_done(path) as temporary:
+  with files.replaced_when_done(path) as temporary:
     with tf.io.TFRecordWriter(temporary) as writer:
       for clip_id, elements in records:
         elements = np.ascontiguousarray(elements, stream.dtype)
@@ -80,76 +105,44 @@ def write_shard(path: os.PathLike, stream: Stream, records: list[tuple[str, np.n
         offset += 12 + len(serialized) + 4
     if os.path.getsize(temporary) != offset:
       raise OSError(f'{path}: {os.path.getsize(temporary)} of {offset} bytes were written; is the disk full?')
-    with open(index, 'wb') as file:
-      np.save(file, np.asarray(rows, np.int64).reshape(-1, 2))
+  rows.append((offset, 0))
+  files.write_array(index_path(path), np.asarray(rows, np.int64))
   return offset
 
 
-class _Remote:
-  """Bytes of a file of an object store, read a range at a time; each thread has its own handle."""
+def join(parts: Sequence[epath.Path], shard: epath.Path) -> Int64[np.ndarray, 'n 2']:
+  """Makes parts a shard, whose index it returns; their files are removed once it is whole, their indexes not.
 
-  def __init__(self, path: epath.Path):
-    self._path, self._handles, self._length = path, threading.local(), path.stat().length
-
-  def __len__(self) -> int:
-    return self._length
-
-  def __getitem__(self, part: slice) -> np.ndarray:
-    if not hasattr(self._handles, 'file'):
-      self._handles.file = self._path.open('rb')
-    self._handles.file.seek(part.start)
-    return np.frombuffer(self._handles.file.read(part.stop - part.start), np.uint8)
-
-
-def _open(path: epath.Path) -> Any:
-  if '://' in str(path):
-    return _Remote(path)
-  return np.memmap(path, np.uint8, mode='r') if path.stat().length else np.zeros(0, np.uint8)
-
-
-class ShardReader:
-  """Random access to a shard's records: by a memory map, or by ranges where it lies in an object store.
-
-  Args:
-    path: of the shard.
-    stream: whose elements these are.
-
-  Raises:
-    errors.DatasetError: the shard or its index is missing, or they do not belong together.
+  TFRecords follow each other without a frame around them, so a shard is its parts one after another. One that
+  is there already, whole, is taken as it is.
   """
+  joined, size = [], 0
+  for part in parts:
+    index = files.read_array(index_path(part))
+    joined.append(index[:-1] + np.array([size, 0], np.int64))
+    size += int(index[-1, 0])
 
-  def __init__(self, path: epath.PathLike, stream: Stream):
-    self._stream, path = stream, epath.Path(path)
-    told = f'{path}: the shard or its index is missing or damaged; prepare the stream again'
+  def whole() -> bool:
+    return shard.exists() and shard.stat().length == size
+
+  if not whole():
     try:
-      with errors.translated(errors.DatasetError, told):
-        self._index = np.load(io.BytesIO(index_path(path).read_bytes()))
-        self._bytes = _open(path)
-        if self._index.dtype != np.int64 or self._index.shape[1:] != (2,):
-          raise ValueError(f'an index of {self._index.dtype} {self._index.shape}')
-    except FileNotFoundError as error:
-      raise errors.DatasetError(told) from error
-    self._item = stream.dtype.itemsize * stream.width
-    if len(self._index):
-      ends = self._index[:, 0] + self._index[:, 1] * self._item
-      if self._index.min() < 0 or ends.max() > len(self._bytes):
-        raise errors.DatasetError(
-          f'{path}: the file is shorter than its index says; prepare the stream again'
-        )
+      _concatenate(parts, shard)
+    except FileNotFoundError:
+      # Another process that finishes the same dataset was faster.
+      if not whole():
+        raise
+  for part in parts:
+    with contextlib.suppress(FileNotFoundError):
+      part.unlink()
+  return np.concatenate(joined)
 
-  def __len__(self) -> int:
-    return len(self._index)
 
-  def length(self, record: int) -> int:
-    """Elements of a record."""
-    return int(self._index[record, 1])
-
-  def read(self, record: int, start: int = 0, stop: int | None = None) -> Shaped[np.ndarray, 'n width']:
-    """Elements `start` to `stop` of a record, clipped to what there is."""
-    offset, length = (int(value) for value in self._index[record])
-    start = min(max(start, 0), length)
-    stop = length if stop is None else min(max(stop, start), length)
-    raw = self._bytes[offset + start * self._item : offset + stop * self._item]
-    if raw.size != (stop - start) * self._item:
-      raise errors.DatasetError(f'record {record} of a shard of {self._stream.name} could not be read whole')
-    return np.frombuffer(raw.tobytes(), self._stream.dtype).reshape(stop - start, self._stream.width)
+def _concatenate(parts: Sequence[epath.Path], shard: epath.Path) -> None:
+  if len(parts) == 1 and not stores.is_remote(shard):
+    os.replace(parts[0], shard)
+    return
+  with files.replaced_when_done(shard) as temporary, open(temporary, 'wb') as target:
+    for part in parts:
+      with part.open('rb') as source:
+        shutil.copyfileobj(source, target, 1 << 22)

@@ -10,7 +10,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from v2meow_jax.data.batches import CropSource, stage_batches
+from v2meow_jax.data.crops import CropSource
 from v2meow_jax.stages import Stage
 from v2meow_jax.streams import MODEL_DTYPES, Stream
 
@@ -41,7 +41,7 @@ class ClipSource(seqio.DataSource):
   ):
     super().__init__(
       splits=tuple(sources),
-      num_input_examples={split: len(source.dataset.clips) for split, source in sources.items()},
+      num_input_examples={split: len(source) for split, source in sources.items()},
       caching_permitted=False,
       performs_internal_shuffling=True,
     )
@@ -67,7 +67,7 @@ class ClipSource(seqio.DataSource):
   ) -> tf.data.Dataset:  # fmt: skip (SeqIO's own signature)
     source = self._sources[split]
     streams = source.dataset.streams
-    stop = FOREVER if self._epochs is None else self._epochs * len(source.dataset.clips)
+    stop = FOREVER if self._epochs is None else self._epochs * len(source)
     dtypes = [dtype for stream in streams for dtype in (MODEL_DTYPES[stream.kind], np.float32)]
 
     def fetch(n):
@@ -179,24 +179,17 @@ class StageFeatureConverter(seqio.FeatureConverter):
 
 
 def iterate(
-  stage: Stage,
-  dataset_dir: str,
-  share: tuple[int, tuple[int, ...]],
-  split: str,
-  seed: int,
-  position: int,
+  stage: Stage, source: CropSource, share: tuple[int, tuple[int, ...]], split: str, position: int
 ) -> Iterator[dict[str, np.ndarray]]:
   """Rows of the batches of a stage through SeqIO, from example number `position` on, without end.
 
   Args:
     stage: whose streams and crop.
-    dataset_dir: of a prepared dataset.
+    source: the examples.
     share: (batch size, rows wanted of each batch).
     split: `train` or `validation`.
-    seed: of order and crops.
     position: number of the first example.
   """
-  source = stage_batches(stage, dataset_dir, share[0], split, seed).source()
   task = make_task(f'{stage.name}_{split}', {split: source}, position, epochs=None, share=share)
   lengths = feature_lengths(stage)
   # Shuffling and SeqIO's silent cache in memory would both undo the computed order.

@@ -126,7 +126,9 @@ def compile_step(trainable: Trainable, batches: Batches, partitioner: Partitione
   )
   began = time.monotonic()
   try:
-    compiled = step.lower(state, batch, number, asked).compile()
+    compiled = step.lower(state, batch, number, asked).compile(
+      compiler_options=dict(partitioner.compiler_options)
+    )
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise

@@ -13,6 +13,7 @@ from v2meow_jax.partitioning import Partitioner
 from v2meow_jax.training import agreement, loop
 from v2meow_jax.training.guard import Guard
 from v2meow_jax.training.protocols import Batches, Padded, Sampler, Trainable, WarmStart
+from v2meow_jax.training.run import Settings
 
 
 # `v2meow_jax.train` is how gin files have known it from the first.
@@ -22,24 +23,13 @@ def train(
   model_dir: str,
   trainable: Trainable,
   batches: Batches,
-  total_steps: int,
+  settings: Settings,
   eval_batches: Batches | None = None,
-  eval_steps: int = 8,
   partitioner: Partitioner | None = None,
   guard: Guard | None = None,
   warm_start: WarmStart | None = None,
   sampler: Sampler | None = None,
   seed: int = 0,
-  log_every: int = 20,
-  eval_every: int = 200,
-  sample_every: int = 0,
-  checkpoint_every: int = 200,
-  keep: int = 2,
-  keep_best: int = 0,
-  keep_hours: float = 0.0,
-  profile_steps: tuple[int, int] | None = None,
-  stop_after_seconds: float | None = None,
-  hang_seconds: float = 1800.0,
   most_padding: float = 0.5,
   allow_changes: bool = False,
   instead: Callable | None = None,
@@ -50,20 +40,13 @@ def train(
     model_dir: the run's directory; local, or of an object store (`gs://`).
     trainable: what to train: `@CodecTrainable()` or `@StageTrainable()`.
     batches: training data: `@stage_batches()`, `@ClipBatches()` or `@SeqioBatches()`.
-    total_steps: steps of the whole run.
+    settings: how long, and how often it does what: `@Settings()`.
     eval_batches: data for evaluation.
-    eval_steps: batches of an evaluation.
     partitioner: mesh and rules; all devices as data parallel by default.
     guard: what is done about bad steps.
     warm_start: weights to begin with.
-    sampler: makes something to hear every `sample_every` steps.
+    sampler: makes something to hear every `Settings.sample_every` steps.
     seed: of everything random in training.
-    log_every, eval_every, sample_every, checkpoint_every: steps.
-    keep, keep_best, keep_hours: checkpoints kept: the latest, those of the lowest validation loss, and
-      one in so many hours.
-    profile_steps: (first, last) step of a profiler trace.
-    stop_after_seconds: stop, resumable, after this time.
-    hang_seconds: end the process after so long without progress.
     most_padding: share of a crop that may lie behind the end of its clip, on the average.
     allow_changes: whether a run may go on with another seed, batch size or dataset.
     instead: called with trainable, batches, partitioner and guard, in place of training.
@@ -91,18 +74,7 @@ def train(
     seed=seed,
     started=started,
     agreed=_common() | {'data': data},
-    total_steps=total_steps,
-    eval_steps=eval_steps,
-    log_every=log_every,
-    eval_every=eval_every,
-    sample_every=sample_every,
-    checkpoint_every=checkpoint_every,
-    keep=keep,
-    keep_best=keep_best,
-    keep_hours=keep_hours,
-    profile_steps=profile_steps,
-    stop_after_seconds=stop_after_seconds,
-    hang_seconds=hang_seconds,
+    **vars(settings),
   )
 
 

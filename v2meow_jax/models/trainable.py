@@ -18,6 +18,9 @@ from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.partitioning import constrain
 from v2meow_jax.stages import Stage
 
+# Of keys that say which examples of a batch are of which dataset, where there are several: `dataset/NAME`.
+DATASET = 'dataset/'
+
 
 def token_losses(logits: Float[Array, '*n codes'], tokens: Array) -> Float[Array, '*n']:
   """Cross-entropy of each token in nats."""
@@ -102,6 +105,9 @@ class StageTrainable:
     sums = {'tokens': weights, 'loss': losses * weights, 'hits': hits}
     if self.z_loss:
       sums['z'] = jax.nn.logsumexp(logits, -1) ** 2 * weights
+    for key in (key for key in batch if key.startswith(DATASET)):
+      mine = weights * batch[key][:, None, None]
+      sums |= {f'tokens {key}': mine, f'loss {key}': losses * mine}
     return {name: jnp.sum(value, (0, 1)) for name, value in sums.items()}
 
   def _metrics(self, sums: dict[str, Array]) -> dict[str, Array]:
@@ -121,6 +127,9 @@ class StageTrainable:
         level = target.span[0] + k
         metrics[f'loss_level_{level}'] = sums['loss'][k] / levels[k]
         metrics[f'accuracy_level_{level}'] = sums['hits'][k] / levels[k]
+    for key in (key.removeprefix('tokens ') for key in sums if key.startswith(f'tokens {DATASET}')):
+      # Not a number where a batch has none of a dataset: means over steps pass it over.
+      metrics[f'loss_{key}'] = jnp.sum(sums[f'loss {key}']) / jnp.sum(sums[f'tokens {key}'])
     return metrics
 
   def loss_fn(self, params, batch: dict, rng: Array) -> tuple[Array, dict]:

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from v2meow_jax import errors
+from v2meow_jax import errors, stores
 
 # Signs of a storage that takes no more in what Orbax and TensorStore raise.
 STORAGE = {
@@ -93,8 +94,7 @@ class Checkpoints:
   ):
     if keep < 1 or keep_best < 0 or keep_hours < 0:
       raise errors.ConfigError('keep must be at least 1; keep_best and keep_hours cannot be negative')
-    path = epath.Path(run_dir) / 'checkpoints'
-    self.path = path if '://' in str(path) else path.resolve()
+    self.path = _folder(run_dir)
     kept: list = [policies.LatestN(keep)]
     if keep_best:
       kept.append(
@@ -137,7 +137,7 @@ class Checkpoints:
     metrics: dict[str, float] | None = None,
     rewinds: int = 0,
   ) -> None:
-    """Saves in the background; returns once the state has been copied.
+    """Saves in the background; returns once the state is out of the devices' memory.
 
     Args:
       step: updates made.
@@ -149,8 +149,10 @@ class Checkpoints:
     """
     if step in self._manager.all_steps():
       return
-    # A copy: the next step donates these buffers, and on CPU the background save reads them in place.
-    state = jax.tree.map(jnp.copy, state)
+    # The next step donates these buffers. Orbax returns once they are in the host's memory; but where that is
+    # the devices' own it would read them in place, so they are copied.
+    if jax.default_backend() == 'cpu':
+      state = jax.tree.map(jnp.copy, state)
     about = {
       'step': step,
       'position': position,
@@ -240,7 +242,7 @@ class Checkpoints:
     if not steps or self._read_only:
       return
     for step in steps:
-      if '://' in str(self.path):
+      if stores.is_remote(self.path):
         self._manager.delete(step)  # an object store renames nothing
       elif jax.process_index() == 0:
         names = itertools.chain([f'damaged_{step}'], (f'damaged_{step}_{n}' for n in itertools.count(2)))
@@ -282,6 +284,23 @@ def _reason(error: Exception) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def _folder(run_dir: epath.PathLike) -> epath.Path:
+  """Where a run's checkpoints lie.
+
+  Raises:
+    errors.ConfigError: Orbax does not write there.
+  """
+  path = epath.Path(run_dir) / 'checkpoints'
+  if not stores.is_remote(path):
+    return path.resolve()
+  stores.address(os.fspath(path))
+  if not os.fspath(path).startswith('gs://'):
+    raise errors.ConfigError(
+      f'{run_dir}: Orbax writes checkpoints to this machine and to gs:// only; name such a folder for the run'
+    )
+  return path
+
+
 def abstract(state: Any) -> Any:
   """Shapes, dtypes and shardings of a state, without its values."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
@@ -310,8 +329,7 @@ def restore_arrays(run_dir: epath.PathLike) -> tuple[dict, int]:
   Raises:
     errors.BundleError: there is no complete checkpoint, or none can be read.
   """
-  path = epath.Path(run_dir) / 'checkpoints'
-  path = path if '://' in str(path) else path.resolve()
+  path = _folder(run_dir)
   if not path.exists():
     raise errors.BundleError(f'{run_dir}: there is no checkpoint; train the run first')
   found = False

@@ -1,7 +1,8 @@
 """The training loop: feeds steps, evaluates, records, saves, and stops when asked to."""
 
 import collections
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +26,27 @@ class Interrupted(Exception):
   """The run was asked to stop; its state is saved and it can be resumed."""
 
 
+class Timers:
+  """What the clock says is due. It is asked for once, and again so long after it was asked for.
+
+  Args:
+    minutes: the intervals; 0: never.
+  """
+
+  def __init__(self, minutes: Sequence[float]):
+    self._seconds = [60 * each for each in minutes]
+    self._last = [time.monotonic()] * len(self._seconds)
+
+  def ask(self) -> int:
+    """Bits of what is due now."""
+    now, due = time.monotonic(), 0
+    for kind, seconds in enumerate(self._seconds):
+      if seconds and now - self._last[kind] >= seconds:
+        self._last[kind] = now
+        due |= 1 << kind
+    return due
+
+
 def _loop(run: Run) -> Any:
   """Trains to the end; the final state."""
   settings, clock = run.settings, run.clock
@@ -40,16 +62,18 @@ def _loop(run: Run) -> Any:
   window: list[dict] = []  # metrics since the last log, on the host
   bad, last_seen = 0, (0, 0)  # the last bad steps in a row, by the guard's count; step and position seen last
   alarms: list[str] = []  # of the step seen last
-  told_to_stop = False
+  told_to_stop, told_due = False, 0
+  timers = Timers(settings.minutes)
   tracer = Tracer(run.run_dir, settings.profile_steps, settings.total_steps)
 
   def drain(left: int) -> None:
-    nonlocal told_to_stop, bad, last_seen, alarms
+    nonlocal told_to_stop, told_due, bad, last_seen, alarms
     while len(pending) > left:
       step, position, row = pending.popleft()
       row = {name: float(value) for name, value in jax.device_get(row).items()}
       watchdog.seen()
       told_to_stop |= row.pop('stop') > 0
+      told_due |= int(row.pop('due'))
       bad, last_seen = int(row.pop('bad')), (step, position)
       alarms = [name.removeprefix(ALARM) for name, on in row.items() if name.startswith(ALARM) and on]
       window.append(row)
@@ -63,7 +87,7 @@ def _loop(run: Run) -> Any:
           local = next(stream)
         batch = run.partitioner.shard(local, run.batches.batch_size)
         late = settings.stop_after_seconds is not None and clock.wall > settings.stop_after_seconds
-        asked = run.asked(signals.stop or late)
+        asked = run.asked(signals.stop or late, timers.ask() if run.main else 0)
         run.state, row = run.train_step(run.state, batch, np.int32(run.step), asked)
         pending.append((run.step + 1, run.position, row))
         run.step, run.position = run.step + 1, run.position + run.batches.batch_size
@@ -71,11 +95,15 @@ def _loop(run: Run) -> Any:
         progress.advance(step)
         drain(AHEAD)
         stop = told_to_stop or (jax.process_count() == 1 and (signals.stop or late))
-        log = settings.due(settings.log_every, step)
-        evaluate = run.eval_batches is not None and settings.due(settings.eval_every, step)
+        log, evaluate, save = (
+          settings.due(every, step) or told_due >> kind & 1
+          for kind, every in enumerate((settings.log_every, settings.eval_every, settings.checkpoint_every))
+        )
+        told_due = 0
+        evaluate = run.eval_batches is not None and evaluate
         sample = run.sampler is not None and settings.due(settings.sample_every, step)
         # Nothing is saved amid bad steps, so that the last checkpoint is from before them.
-        save = stop or last or (settings.due(settings.checkpoint_every, step) and not bad)
+        save = stop or last or (save and not bad)
         if log or evaluate or sample or save or tracer.ends(step):
           drain(0)
           save &= stop or last or not bad

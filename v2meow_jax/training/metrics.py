@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
-from v2meow_jax import terminal
+from v2meow_jax import stores, terminal
 
 UPLOAD_SECONDS = 60.0
 
@@ -39,7 +39,7 @@ class _Events:
 
     self._event, self._summary = Event, Summary
     self._path, self._local, self._uploaded = path, None, time.monotonic()
-    if '://' in str(path):
+    if stores.is_remote(path):
       self._local = tempfile.TemporaryDirectory()
     self._writer = EventFileWriter(self._local.name if self._local else str(path))
 
@@ -138,8 +138,16 @@ def _step_of(line: str) -> int:
 
 
 def mean(rows: list[dict], weights: list[float] | None = None) -> dict[str, float]:
-  """Weighted mean of scalars over rows."""
-  return {key: float(np.average([row[key] for row in rows], weights=weights)) for key in rows[0]}
+  """Weighted mean of scalars over rows, of each over those rows that had something to measure it by."""
+  counts = np.ones(len(rows)) if weights is None else np.asarray(weights)
+  found = {}
+  for key in rows[0]:
+    values = np.array([row[key] for row in rows])
+    # A loss that is not a number is to be seen.
+    there = ~np.isnan(values) | (not key.startswith('loss_dataset/'))
+    if there.any():
+      found[key] = float(np.average(values[there], weights=counts[there]))
+  return found
 
 
 def summary(rows: list[dict]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
+import gin
 from v2meow_jax import errors
 from v2meow_jax.partitioning import Partitioner
 from v2meow_jax.training import health, metrics
@@ -20,15 +21,18 @@ from v2meow_jax.training.guard import Guard
 from v2meow_jax.training.protocols import Batch, Batches, Sampler, Trainable, WarmStart
 
 
+@gin.register
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How often a run does what, in steps unless said otherwise.
+  """How often a run does what.
 
   Attributes:
     total_steps: of the whole run.
-    log_every, eval_every, checkpoint_every, sample_every: intervals; 0: never (but at the end).
+    log_every, eval_every, checkpoint_every, sample_every: intervals in steps; 0: never (but at the end).
+    log_minutes, eval_minutes, checkpoint_minutes: the same by the clock, besides; 0: never.
     eval_steps: batches of an evaluation, always the same ones.
-    keep, keep_best, keep_hours: see `Checkpoints`.
+    keep, keep_best, keep_hours: checkpoints kept: the latest, those of the lowest validation loss, and one in
+      so many hours.
     profile_steps: (first, last) steps to trace.
     stop_after_seconds: stop as if interrupted after this time; None: never.
     hang_seconds: end the process after so long without progress; 0: never.
@@ -40,6 +44,9 @@ class Settings:
   eval_steps: int = 8
   checkpoint_every: int = 200
   sample_every: int = 0
+  log_minutes: float = 0.0
+  eval_minutes: float = 0.0
+  checkpoint_minutes: float = 0.0
   keep: int = 2
   keep_best: int = 0
   keep_hours: float = 0.0
@@ -48,11 +55,16 @@ class Settings:
   hang_seconds: float = 1800.0
 
   def __post_init__(self):
-    intervals = (self.log_every, self.eval_every, self.checkpoint_every, self.sample_every)
+    intervals = (self.log_every, self.eval_every, self.checkpoint_every, self.sample_every, *self.minutes)
     if self.total_steps < 1 or self.eval_steps < 1 or min(intervals) < 0:
       raise errors.ConfigError('total_steps and eval_steps must be at least 1, and no interval negative')
     if self.profile_steps is not None and not 0 < self.profile_steps[0] <= self.profile_steps[-1]:
       raise errors.ConfigError(f'profile_steps {self.profile_steps} is not (first, last)')
+
+  @property
+  def minutes(self) -> tuple[float, ...]:
+    """Of logging, evaluation and saving."""
+    return self.log_minutes, self.eval_minutes, self.checkpoint_minutes
 
   def due(self, every: int, step: int) -> bool:
     """Whether something that happens `every` so many steps happens after this one."""
@@ -67,12 +79,13 @@ def init_function(trainable: Trainable, guard: Guard) -> Callable:
 def step_function(
   trainable: Trainable, guard: Guard, partitioner: Partitioner, shardings: Any, seed: int
 ) -> Any:
-  """The jitted step (state, batch, number of the step, hosts that ask to stop) -> (state, metrics)."""
+  """The jitted step (state, batch, number of the step, what hosts ask for) -> (state, metrics)."""
 
   def step(state, batch, number, asked):
     rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), number)
     state, row = guard.step(trainable.step, state, batch, rng)
-    return state, row | {'stop': asked.max()}
+    # One process alone asks for more than to stop, so that the largest is what it asked.
+    return state, row | {'stop': (asked % 2).max(), 'due': (asked // 2).max()}
 
   return partitioner.jit(step, donate_argnums=0, out_shardings=(shardings, partitioner.replicated))
 
@@ -163,21 +176,27 @@ class Run:
       lowered = jitted.lower(self.state, batch, np.int32(0), self.asked(False))
       # What processes that differ unseen, by a version of a library for instance, differ in.
       self.program = lowered.as_text() if jax.process_count() > 1 else ''
-      self.train_step = lowered.compile()
+      self.train_step = lowered.compile(compiler_options=dict(self.partitioner.compiler_options))
     self.evaluate_step = self.partitioner.jit(self.trainable.evaluate)
 
   def _place_holder(self) -> Batch:
     return {name: np.zeros((len(self.rows), *x.shape[1:]), x.dtype) for name, x in self.example.items()}
 
-  def asked(self, stop: bool) -> jax.Array | np.ndarray:
-    """Whether this host was asked to stop, as part of the step: all hosts then learn it at the same one."""
+  def asked(self, stop: bool, due: int = 0) -> jax.Array | np.ndarray:
+    """What this host asks for, as part of the step: all hosts then learn it at the same one.
+
+    Args:
+      stop: that the run stops.
+      due: bits of what the clock says is due; of the first process only.
+    """
+    asked = int(stop) + 2 * due
     if jax.process_count() == 1:
-      return np.zeros(1, np.int32)
+      return np.full(1, asked, np.int32)
     sharding = jax.sharding.NamedSharding(
       self.partitioner.mesh, jax.sharding.PartitionSpec(self.partitioner.mesh.axis_names)
     )
     size = self.partitioner.mesh.size
-    return jax.make_array_from_callback((size,), sharding, lambda _: np.full(1, stop, np.int32))
+    return jax.make_array_from_callback((size,), sharding, lambda _: np.full(1, asked, np.int32))
 
   def evaluate(self) -> dict[str, float]:
     """Weighted mean of the metrics over the first batches of the evaluation data."""
