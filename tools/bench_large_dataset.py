@@ -3,9 +3,9 @@
   python tools/bench_large_dataset.py make --out=DIR --clips=1800000
   python tools/bench_large_dataset.py open --dataset=DIR
 
-`make` writes a synthetic dataset of ten-second clips with tokens and motion features, through the same code as
-`v2meow prepare`; it can be interrupted and goes on. `open` measures, in a process of its own, what training does
-at its start and at every evaluation: seconds, peak memory beyond that of the imports, files open at the end.
+`make` writes a synthetic dataset of ten-second clips with tokens and motion features, through the same code
+as `v2meow prepare`; it can be interrupted and goes on. `open` measures, in a process of its own, what
+training does at its start and at every evaluation: seconds, peak memory beyond that of the imports, files open.
 """
 
 import argparse
@@ -101,9 +101,8 @@ def measure(args: argparse.Namespace) -> None:
   print(f'{"":36}{"seconds":>9}{"MB more":>9}{"files more":>11}')
   for name, each, more, opened in rows:
     print(f'{name:36}{each:9.3f}{more:9.0f}{opened:11}')
-  print(
-    f'{count * args.batch_size / seconds:,.0f} crops a second; {sum(row[1] for row in rows[:5]):.2f} s to begin'
-  )
+  began = sum(row[1] for row in rows[:5])
+  print(f'{count * args.batch_size / seconds:,.0f} crops a second; {began:.2f} s to begin')
 
 
 def main(argv: list[str]) -> int:

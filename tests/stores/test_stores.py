@@ -101,7 +101,8 @@ def test_opening_asks_little(remote, bucket):
   proxy = bucket[1]
   proxy.requests = 0
   Dataset(remote, 'train', (WIDE, TOKENS))
-  assert proxy.requests <= 40
+  # A handful of files, of which clients ask several times whether and where they are; not two a shard.
+  assert proxy.requests <= 60
 
 
 def test_a_store_that_fails_now_and_then_changes_nothing(local, remote, bucket):

@@ -14,7 +14,7 @@ PathFinder.find_spec = staticmethod(
 )
 
 from v2meow_jax import cli  # noqa: E402
-from v2meow_jax.data.batches import CropSource  # noqa: E402
+from v2meow_jax.data.crops import CropSource  # noqa: E402
 
 read = CropSource.__getitem__
 

@@ -87,7 +87,8 @@ class MetricWriter:
   """Writes scalars of a run.
 
   A line of `metrics.jsonl` is `{"step": n, "split": "train", "time": seconds, name: value, ...}`.
-  On resuming at a step, lines of later steps (of a run that was killed) are dropped first.
+  On resuming at a step, lines of later steps (of a run that was killed) are dropped first. Lines are
+  appended; to an object store, which appends nothing, the whole is written every minute and at the end.
   """
 
   def __init__(self, run_dir: epath.PathLike, step: int = 0):
