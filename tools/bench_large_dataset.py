@@ -5,7 +5,7 @@
 
 `make` writes a synthetic dataset of ten-second clips with tokens and motion features, through the same code
 as `v2meow prepare`; it can be interrupted and goes on. `open` measures, in a process of its own, what
-training does at its start and at every evaluation: seconds, peak memory beyond that of the imports, files open.
+training does at its start and at every evaluation: seconds, peak memory beyond the imports', open files.
 """
 
 import argparse

@@ -104,6 +104,7 @@ class Started:
         self.processes.append(
           subprocess.Popen(
             [*command, *(many if args.processes > 1 else ())],
+            stdout=told,
             stderr=told,
             env=os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
           )

@@ -7,6 +7,7 @@ COMMANDS = {
   'generate': 'music for videos or texts, from a bundle',
   'serve': 'a page on which people make music for their videos',
   'prepare': 'media files to a dataset of clips x streams',
+  'inspect': 'what is in a dataset, and what is broken in it',
   'visualize': 'paired video for music, rendered from it',
   'fit-semantic': 'clusters for the semantic tokens, from a dataset',
   'fit-style': 'codebooks for style tokens, from a dataset',

@@ -48,7 +48,7 @@ class SplitReader:
         f'{self._folder}: the index of split {split} has {len(self._index)} records, which are not those of '
         f'{shards} shards; prepare the stream again'
       )
-    for path, reason in _faults(self._folder, stream, split, self._index, clips_a_shard).values():
+    for path, reason in faults(self._folder, stream, split, self._index, clips_a_shard).values():
       raise errors.DatasetError(f'{path}: {reason}; prepare the stream again')
 
   def _path(self, shard: int) -> epath.Path:
@@ -104,10 +104,10 @@ def read_index(folder: epath.Path, stream: Stream, split: str, shards: int) -> I
   return np.concatenate(pieces) if pieces else np.zeros((0, 2), np.int64)
 
 
-def _faults(
+def faults(
   folder: epath.Path, stream: Stream, split: str, index: Int64[np.ndarray, 'n 2'], clips_a_shard: int
 ) -> dict[int, tuple[epath.Path, str]]:
-  """Shard -> its path and what is wrong with it, of those that something is wrong with."""
+  """Shard -> its path and what is wrong with it, of those that are damaged."""
   if not len(index):
     return {}
   # One listing tells of all shards whether they are there and how long.
@@ -136,5 +136,5 @@ def broken(
     except errors.DatasetError:
       found[split] = set(range(count))
     else:
-      found[split] = set(_faults(folder, stream, split, index, clips_a_shard))
+      found[split] = set(faults(folder, stream, split, index, clips_a_shard))
   return {split: numbers for split, numbers in found.items() if numbers}

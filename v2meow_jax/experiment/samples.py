@@ -8,10 +8,9 @@ from typing import Any
 from etils import epath
 
 import gin
-from v2meow_jax import bundles, errors
+from v2meow_jax import bundles, drawing, errors
 from v2meow_jax.bundles import types
 from v2meow_jax.codec.codec import Codec
-from v2meow_jax.generation import picture
 from v2meow_jax.generation.pipeline import Generated, Pipeline
 from v2meow_jax.media import audio as audio_files
 from v2meow_jax.media import loudness
@@ -58,7 +57,8 @@ class ClipSampler:
       for name, (made, streams) in samples.items():
         sound = loudness.normalize_loudness(made.audio, made.sample_rate)
         audio_files.write_wav(local / f'{name}.wav', sound, made.sample_rate)
-        picture.draw(local / f'{name}.png', dataclasses.replace(made, audio=sound), streams, title)
+        shown = [(stream, made.streams[stream.name]) for stream in streams]
+        drawing.draw(local / f'{name}.png', sound, made.sample_rate, shown, title)
       for path in local.iterdir():
         (directory / path.name).write_bytes(path.read_bytes())
 

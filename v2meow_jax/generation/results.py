@@ -6,8 +6,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from v2meow_jax import __version__, description, files
-from v2meow_jax.generation import picture
+from v2meow_jax import __version__, description, drawing, files
 from v2meow_jax.generation.pipeline import Generated, Pipeline
 from v2meow_jax.generation.request import Request, fingerprint
 from v2meow_jax.media import audio, loudness, mux
@@ -101,7 +100,7 @@ def write(
   else:
     seconds = len(music) / made.sample_rate
     mux.mux(wanted.video, music, made.sample_rate, paths['mp4'], seconds, playable=playable, watch=watch)
-  told = dataclasses.replace(made, audio=music)
-  picture.draw(paths['png'], told, pipeline.shown(made), f'{name}, seed {wanted.seed}')
+  shown = [(stream, made.streams[stream.name]) for stream in pipeline.shown(made)]
+  drawing.draw(paths['png'], music, made.sample_rate, shown, f'{name}, seed {wanted.seed}')
   files.write_text(paths['json'], json.dumps(about, indent=2) + '\n')
   return list(paths.values())

@@ -1,48 +1,65 @@
-"""A picture of what was generated: spectrogram, the video's motion, and the token streams over time."""
+"""A picture of a piece: its film's pictures, spectrogram, and streams over one axis of time."""
 
 import os
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from v2meow_jax import files, names
 from v2meow_jax.encoders.motion import COLUMNS
-from v2meow_jax.generation.pipeline import Generated
 from v2meow_jax.streams import Stream
 
 
-def draw(path: str | os.PathLike, made: Generated, streams: list[Stream], title: str) -> None:
-  """Writes a PNG; one panel for the sound and one for each stream.
+def draw(
+  path: str | os.PathLike,
+  audio: Float[np.ndarray, 'samples channels'] | None,
+  sample_rate: int,
+  streams: Sequence[tuple[Stream, np.ndarray]],
+  title: str,
+  pictures: UInt8[np.ndarray, 'n height width 3'] | None = None,
+) -> None:
+  """Writes a PNG; one panel for the pictures, one for the sound and one for each stream.
 
   Args:
     path: of the picture.
-    made: what the pipeline returned.
-    streams: what is drawn of it, each with a rate.
+    audio: the sound, if there is any.
+    sample_rate: its, in Hz.
+    streams: each with a rate and its elements [n, width].
     title: above everything.
+    pictures: of the film, spread evenly over the time.
   """
   import matplotlib
 
   matplotlib.use('agg')
   from matplotlib import pyplot
 
-  seconds = len(made.audio) / made.sample_rate
-  figure, panels = pyplot.subplots(
-    1 + len(streams), 1, figsize=(12, 2.2 + 1.8 * len(streams)), sharex=True, layout='constrained'
+  lengths = [len(elements) / float(stream.rate) for stream, elements in streams]
+  seconds = len(audio) / sample_rate if audio is not None else max(lengths, default=1.0)
+  heights = [1.2] * (pictures is not None) + [2.2] * (audio is not None) + [1.8] * len(streams)
+  figure, found = pyplot.subplots(
+    len(heights), 1, figsize=(12, sum(heights)), height_ratios=heights, sharex=True, layout='constrained'
   )
-  panels = np.atleast_1d(panels)
+  panels = list(np.atleast_1d(found))
   figure.suptitle(names.shown(title), parse_math=False)
-  panels[0].imshow(
-    spectrogram(made.audio.mean(1)),
-    aspect='auto',
-    origin='lower',
-    cmap='magma',
-    vmin=-100,
-    vmax=0,
-    extent=(0, seconds, 0, made.sample_rate / 2),
-  )
-  panels[0].set_ylabel('frequency (Hz)')
-  for panel, stream in zip(panels[1:], streams, strict=True):
-    elements = made.streams[stream.name]
+  if pictures is not None:
+    panel = panels.pop(0)
+    panel.imshow(np.concatenate(list(pictures), axis=1), aspect='auto', extent=(0, seconds, 0, 1))
+    panel.set_yticks([])
+  if audio is not None:
+    panel = panels.pop(0)
+    panel.imshow(
+      spectrogram(audio.mean(1)),
+      aspect='auto',
+      origin='lower',
+      cmap='magma',
+      vmin=-100,
+      vmax=0,
+      extent=(0, seconds, 0, sample_rate / 2),
+    )
+    panel.set_ylabel('frequency (Hz)')
+  for panel, (stream, elements) in zip(panels, streams, strict=True):
     if stream.kind == 'tokens':
       panel.imshow(
         elements.T / (stream.codes - 1),
@@ -66,8 +83,9 @@ def draw(path: str | os.PathLike, made: Generated, streams: list[Stream], title:
         scaled.T, aspect='auto', cmap='coolwarm', vmin=-3, vmax=3, extent=(0, end, stream.width, 0)
       )
       panel.set_ylabel(f'{stream.name}\ndimension')
-  panels[-1].set_xlim(0, seconds)
-  panels[-1].set_xlabel('time (s)')
+  last = np.atleast_1d(found)[-1]
+  last.set_xlim(0, seconds)
+  last.set_xlabel('time (s)')
   with files.replaced_when_done(path) as temporary, warnings.catch_warnings():
     warnings.filterwarnings('ignore', 'Glyph')  # of a name in a script that the font lacks
     figure.savefig(temporary, dpi=100, format='png')
