@@ -32,6 +32,16 @@ _SPEC = {'driver', 'kvstore', 'metadata'}
 _READERS = 8  # arrays read at a time
 
 
+def flat(tree: Any) -> dict[str, Any]:
+  """A nested tree's leaves by their names, joined by `/`."""
+  return dict(traverse_util.flatten_dict(tree, sep='/'))  # type: ignore[arg-type] (keys are joined)
+
+
+def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
+  """Inverse of `flat`."""
+  return traverse_util.unflatten_dict(dict(arrays), sep='/')
+
+
 Load = Callable[[Sequence[str]], dict[str, np.ndarray]]
 
 
@@ -155,10 +165,10 @@ def _of_msgpack(path: epath.Path) -> tuple[dict[str, Array], Load]:
       f'{path}: version {version!r} of the format; up to {VERSION} can be read, so write it with Orbax '
       '(train.use_orbax = True)'
     )
-  flat = traverse_util.flatten_dict(tree['optimizer'], is_leaf=lambda _, x: x.keys() >= _SPEC, sep='/')
-  flat = {name: leaf for name, leaf in flat.items() if leaf is not None}
+  leaves = traverse_util.flatten_dict(tree['optimizer'], is_leaf=lambda _, x: x.keys() >= _SPEC, sep='/')
+  leaves = {str(name): leaf for name, leaf in leaves.items() if leaf is not None}
   arrays, folders = {}, {}
-  for name, leaf in flat.items():
+  for name, leaf in leaves.items():
     if isinstance(leaf, dict):
       with errors.translated(errors.BundleError, f'{path}: {name} is described in a way that is not known'):
         arrays[name], folders[name] = _described(path, leaf)
@@ -171,7 +181,7 @@ def _of_msgpack(path: epath.Path) -> tuple[dict[str, Array], Load]:
   def load(names: Sequence[str]) -> dict[str, np.ndarray]:
     def one(name):
       if name not in folders:
-        return np.asarray(flat[name])
+        return np.asarray(leaves[name])
       with errors.translated(errors.BundleError, f'{path}: {name} cannot be read'):
         return _of_zarr(folders[name], arrays[name])
 
@@ -220,7 +230,7 @@ def _of_orbax(folder: epath.Path) -> tuple[dict[str, Array], Load]:
   folder = folder if '://' in str(folder) else epath.Path(pathlib.Path(folder).resolve())
   told = f'{folder}: damaged, or written by a version of Orbax that is not known'
   with errors.translated(errors.BundleError, told), ocp.PyTreeCheckpointer() as reader:
-    found = traverse_util.flatten_dict(reader.metadata(folder).item_metadata.tree, sep='/')
+    found = flat(reader.metadata(folder).item_metadata.tree)
     # Scalars say nothing of themselves but their type.
     arrays = {
       name: Array(tuple(getattr(about, 'shape', ())), np.dtype(about.dtype)) for name, about in found.items()
@@ -228,12 +238,12 @@ def _of_orbax(folder: epath.Path) -> tuple[dict[str, Array], Load]:
 
   def load(names: Sequence[str]) -> dict[str, np.ndarray]:
     def wanted(value):
-      return traverse_util.unflatten_dict({name: value for name in names}, sep='/')
+      return nested(dict.fromkeys(names, value))
 
     with ocp.PyTreeCheckpointer() as reader:
       as_numpy = wanted(ocp.RestoreArgs(restore_type=np.ndarray))
       args = ocp.args.PyTreeRestore(item=wanted(0), restore_args=as_numpy, partial_restore=True)
-      made = traverse_util.flatten_dict(reader.restore(folder, args=args), sep='/')
+      made = flat(reader.restore(folder, args=args))
     return {name: np.asarray(made[name]) for name in names}
 
   return arrays, load
@@ -256,26 +266,26 @@ def write(directory: epath.PathLike, step: int, state: Mapping[str, np.ndarray])
   final = pathlib.Path(directory) / f'checkpoint_{step}'
   if final.exists():
     raise errors.BundleError(f'{final}: there is a checkpoint of this step already; name another folder')
-  flat = dict(state) | {'state/step': np.int32(step)}
+  arrays: dict[str, Any] = dict(state) | {'state/step': np.int32(step)}
   temporary = final.with_name(f'.{uuid.uuid4().hex[:12]}.tmp')
   temporary.mkdir(parents=True)
   try:
     pending = []
-    for name, value in flat.items():
+    for name, value in list(arrays.items()):
       value = np.asarray(value)
       # What T5X keeps whole on every host it looks for in the msgpack: steps, and factors of moments.
       if name.rsplit('/', 1)[-1] in ('step', 'v_row', 'v_col', 'count') or value.shape in ((), (1,)):
-        flat[name] = value
+        arrays[name] = value
         continue
       folder = name.replace('/', '.')
       about = {'compressor': {'id': 'gzip'}, 'shape': list(value.shape), 'chunks': chunks(value)}
       spec = {'driver': 'zarr', 'dtype': value.dtype.name, 'metadata': about}
       store = ts.open(spec | {'kvstore': _store(epath.Path(temporary / folder))}, create=True).result()
       pending.append(store.write(value))
-      flat[name] = spec | {'kvstore': {'driver': 'file', 'path': f'{folder}/'}}
+      arrays[name] = spec | {'kvstore': {'driver': 'file', 'path': f'{folder}/'}}
     for written in pending:
       written.result()
-    tree = {'version': VERSION, 'optimizer': traverse_util.unflatten_dict(flat, sep='/')}
+    tree = {'version': VERSION, 'optimizer': nested(arrays)}
     (temporary / 'checkpoint').write_bytes(serialization.msgpack_serialize(tree))
     temporary.rename(final)
   except BaseException:

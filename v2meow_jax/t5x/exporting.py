@@ -9,19 +9,14 @@ import jax
 import numpy as np
 import optax
 from etils import epath
-from flax import traverse_util
 
 from v2meow_jax import errors
 from v2meow_jax.bundles import is_run, types
 from v2meow_jax.bundles.saved_run import FILE
 from v2meow_jax.models.trainable import StageTrainable
 from v2meow_jax.t5x import checkpoint, param_states
+from v2meow_jax.t5x.checkpoint import flat
 from v2meow_jax.training.checkpoints import restore_arrays
-
-
-def flat(tree: Any) -> dict[str, Any]:
-  """A nested tree's leaves by their names, joined by `/`."""
-  return dict(traverse_util.flatten_dict(tree, sep='/'))  # type: ignore[arg-type] (keys are joined)
 
 
 def axes_of(trainable: StageTrainable, batch: Mapping[str, Any]) -> dict[str, param_states.Axes]:

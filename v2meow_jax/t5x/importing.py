@@ -20,15 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import traverse_util
 
 from v2meow_jax import errors
 from v2meow_jax.bundles.saved_run import FILE
 from v2meow_jax.models import layout
 from v2meow_jax.models.trainable import StageTrainable
 from v2meow_jax.t5x import decoder_only, matching, param_states
-from v2meow_jax.t5x.checkpoint import Checkpoint
-from v2meow_jax.t5x.exporting import axes_of, flat
+from v2meow_jax.t5x.checkpoint import Checkpoint, flat, nested
+from v2meow_jax.t5x.exporting import axes_of
 from v2meow_jax.training.checkpoints import Checkpoints
 from v2meow_jax.training.guard import Guard
 from v2meow_jax.training.protocols import Batches
@@ -57,11 +56,6 @@ class Options:
   activations: Sequence[str] | None = None
   offset: int = 0
   cast: bool = False
-
-
-def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
-  """Inverse of `exporting.flat`."""
-  return traverse_util.unflatten_dict(dict(arrays), sep='/')
 
 
 def import_run(

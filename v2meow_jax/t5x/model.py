@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import core, traverse_util
+from flax import core
 from flax.linen.partitioning import AxisMetadata
 
 import gin
@@ -24,6 +24,7 @@ from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.sampling import Sampling
 from v2meow_jax.stages import Stage
 from v2meow_jax.t5x import tasks
+from v2meow_jax.t5x.checkpoint import flat, nested
 
 try:
   import clu.metrics
@@ -88,11 +89,8 @@ class StageModel(models.BaseModel):
     shapes = self.trainable.stage.empty_batch()
     batch = {name: jnp.zeros(input_shapes[name], value.dtype) for name, value in shapes.items()}
     boxed = self.trainable.init(rng, batch)['params']
-    axes = {
-      (*path[:-1], f'{path[-1]}_axes'): AxisMetadata(box.names)
-      for path, box in traverse_util.flatten_dict(boxed).items()
-    }
-    return core.freeze({'params': nn.unbox(boxed), 'params_axes': traverse_util.unflatten_dict(axes)})
+    axes = {f'{name}_axes': AxisMetadata(box.names) for name, box in flat(boxed).items()}
+    return core.freeze({'params': nn.unbox(boxed), 'params_axes': nested(axes)})
 
   def _logits(self, params, batch: Mapping[str, Any], dropout_rng: jax.Array | None) -> jax.Array:
     network, stage = self.trainable.model, self.trainable.stage
@@ -118,26 +116,27 @@ class StageModel(models.BaseModel):
     """T5X's weighted cross-entropy over the tokens of a batch, and T5X's metrics with the loss by level."""
     logits = self._logits(params, batch, dropout_rng)
     tokens, weights = self._targets(batch)
-    flat = lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])  # noqa: E731 (a frame's levels one after another)
+    # A frame's levels one after another.
+    line = lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])  # noqa: E731
     factor, weights = losses.get_loss_normalizing_factor_and_weights(
-      self._normalizing, {'decoder_target_tokens': flat(tokens), 'decoder_loss_weights': flat(weights)}
+      self._normalizing, {'decoder_target_tokens': line(tokens), 'decoder_loss_weights': line(weights)}
     )
     loss, z_loss, _ = losses.compute_weighted_cross_entropy(
-      flat(logits),
-      targets=flat(tokens),
+      line(logits),
+      targets=line(tokens),
       weights=weights,
       label_smoothing=self._label_smoothing,
       z_loss=self._z_loss,
       loss_normalizing_factor=factor,
     )
     metrics = models.compute_base_metrics(
-      logits=flat(logits), targets=flat(tokens), mask=weights, loss=loss, z_loss=z_loss
+      logits=line(logits), targets=line(tokens), mask=weights, loss=loss, z_loss=z_loss
     )
     target, depth = self.trainable.stage.target, tokens.shape[-1]
-    by_level = optax.softmax_cross_entropy_with_integer_labels(logits, tokens) * weights.reshape(tokens.shape)
+    by_level = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
     for level in range(depth if depth > 1 else 0):
-      metrics[f'loss_level_{target.span[0] + level}'] = clu.metrics.Average(
-        total=by_level[..., level].sum(), count=weights.sum() / depth
+      metrics[f'loss_level_{target.span[0] + level}'] = clu.metrics.Average.from_model_output(
+        by_level[..., level], mask=weights.reshape(tokens.shape)[..., level]
       )
     return loss, metrics
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -129,7 +129,7 @@ def _each_array(
     def of(leaf):
       value, axes = (leaf.value, leaf.names) if _is_box(leaf) else (leaf, ())
       stacks = len(list(itertools.takewhile(lambda axis: axis in partitioning.STACKED_AXES, axes)))
-      made = _over(lambda x: tuple(factored.init(x))[1:], stacks)(value)
+      made = _over(lambda x: cast(optax.FactoredState, factored.init(x))[1:], stacks)(value)
       return tuple(leaf.replace(value=x) if _is_box(leaf) else x for x in made)
 
     leaves, structure = jax.tree.flatten(params, is_leaf=_is_box)
@@ -141,7 +141,8 @@ def _each_array(
     def of(gradient, row, column, full, param):
       def one(gradient, row, column, full, param):
         state_of = optax.FactoredState(state.count, row, column, full)
-        gradient, new = factored.update(gradient, state_of, param)
+        gradient, kept = factored.update(gradient, state_of, param)
+        new = cast(optax.FactoredState, kept)
         for part in stateless:
           gradient, _ = part.update(gradient, nothing, param)
         return gradient, new.v_row, new.v_col, new.v
