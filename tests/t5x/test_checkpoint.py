@@ -114,7 +114,9 @@ def compressor(path):
 
 
 DAMAGE = {
-  'a chunk cut': ('msgpack', lambda p: (p / WO / '0.0').write_bytes((p / WO / '0.0').read_bytes()[:50]), WO),
+  'a chunk cut': (
+    'msgpack', lambda p: (p / WO / '0.0').write_bytes((p / WO / '0.0').read_bytes()[:50]), 'truncated',
+  ),
   'a chunk gone': ('msgpack', lambda p: (p / WO / '0.0').unlink(), 'wo/kernel cannot be read'),
   'an array gone': ('msgpack', lambda p: (p / WO / '.zarray').unlink(), 'there is no target.decoder'),
   'an unknown compressor': ('msgpack', compressor, 'lz5'),

@@ -59,9 +59,10 @@ def test_logits_and_loss_are_t5xs(model_dirs, expected, tmp_path, form):
   run, made = read_run(tmp_path / 'run'), trainable()
   assert run.kind == 'stage' and run.step == 0
   batch = batch_of(expected['tokens'])
-  logits = made.model.apply({'params': run.weights}, batch)[:, :, 0]
+  weights = jax.tree.map(jnp.asarray, run.weights)
+  logits = made.model.apply({'params': weights}, batch)[:, :, 0]
   np.testing.assert_allclose(logits, expected['logits'], atol=1e-5)
-  loss, metrics = made.eval_fn(run.weights, batch)
+  loss, metrics = made.eval_fn(weights, batch)
   np.testing.assert_allclose(loss * expected['tokens'].size, expected['loss'], rtol=1e-6)
   np.testing.assert_allclose(metrics['accuracy'], expected['accuracy'], rtol=1e-6)
 

@@ -159,3 +159,20 @@ def test_only_a_stage_is_exported(tmp_path):
   (tmp_path / 'model.json').write_text('{"kind": "codec"}')
   with pytest.raises(errors.BundleError, match='codec'):
     exporting.export(tmp_path, tmp_path / 'out')
+
+
+def test_moments_of_a_summed_loss_become_those_of_a_mean(runs, tmp_path):
+  name = 'state/param_states/transformer/layer_0/up/kernel/v_row'
+  plain, _ = exporting.export(runs[False], tmp_path / 'plain')
+  path, _ = exporting.export(runs[False], tmp_path / 'model', summed=48)
+  one, other = (checkpoint.read(p).read([name])[name] for p in (plain, path))
+  np.testing.assert_allclose(other, one * 48**2, rtol=1e-6)
+  # T5X's record: a batch of 4, of 6 frames and 2 levels.
+  (tmp_path / 'model' / 'config.gin').write_text(
+    'BATCH_SIZE = 4\nmodel.StageModel.loss_normalizing_factor = None\n'
+  )
+  lines = imported(path, tmp_path / 'run', trainable())
+  assert lines[-2].endswith('of a loss summed over 48 tokens and now of their mean')
+  before, after = arrays(runs[False]), arrays(tmp_path / 'run')
+  for name, value in before.items():
+    np.testing.assert_allclose(after[name], value, rtol=3e-7, err_msg=name)

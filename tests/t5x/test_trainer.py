@@ -119,13 +119,14 @@ def test_t5x_trains_a_stage_and_ours_goes_on_alike(theirs, directory, tmp_path, 
   more = [f'--gin.MODEL_DIR={str(tmp_path / "run")!r}', '--gin.train.log_every=1', '--gin.train.eval_steps=2']
   assert cli.main(['train', *flags, *more]) == 0
   rows = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
-  ours = {row['step']: row['loss'] for row in rows if 'loss' in row}
+  ours = {row['step']: row['loss'] for row in rows if row['split'] == 'train'}
   np.testing.assert_allclose([ours[n] for n in losses], list(losses.values()), rtol=1e-5)
   evaluated = logged(text, 'training_eval/v2meow_semantic', 'loss_per_nonpadding_target_token')[STEPS]
-  found = next(row['eval/loss'] for row in reversed(rows) if 'eval/loss' in row)
+  found = next(row['loss'] for row in reversed(rows) if row['split'] == 'validation')
   np.testing.assert_allclose(found, evaluated, rtol=1e-5)
   # Parameters and moments after the last step, array by array.
-  assert cli.main(['t5x', 'export', str(tmp_path / 'run'), f'--out={tmp_path / "back"}']) == 0
+  back = f'--out={tmp_path / "back"}'
+  assert cli.main(['t5x', 'export', str(tmp_path / 'run'), back, f'--summed_tokens={tokens}']) == 0
   one, other = checkpoint.read(model_dir), checkpoint.read(epath.Path(tmp_path / 'back'))
   assert set(one.arrays) == set(other.arrays) and one.step == other.step == STEPS
   their, own = one.read(one.arrays), other.read(other.arrays)

@@ -22,6 +22,22 @@ def main(argv: list[str]) -> int:
   return {'show': _show, 'import': _import, 'export': _export}[way](argv[1:])
 
 
+def _add_summed(parser: argparse.ArgumentParser, default: str) -> None:
+  parser.add_argument(
+    '--summed_tokens',
+    type=_positive,
+    metavar='TOKENS',
+    help=f"that T5X's loss is summed over, by whose square Adafactor's moments differ; {default}",
+  )
+
+
+def _positive(text: str) -> float:
+  value = terminal.number(text)
+  if value <= 0:
+    raise argparse.ArgumentTypeError(f'{text} is not a positive number')
+  return value
+
+
 def _show(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(
     prog='v2meow t5x show', description="a checkpoint's arrays and their sizes"
@@ -60,10 +76,16 @@ def _import(argv: list[str]) -> int:
   parser.add_argument(
     '--token_offset', type=int, default=0, help="of T5X's decoder-only network: the token that is code 0"
   )
+  _add_summed(parser, "by default as T5X's config.gin says")
   args = configuration.parse(parser, argv)
   source = checkpoint.read(args.checkpoint)
   options = importing.Options(
-    matching.parse_rules(args.rule), args.partial, args.mlp_activations, args.token_offset, args.cast
+    matching.parse_rules(args.rule),
+    args.partial,
+    args.mlp_activations,
+    args.token_offset,
+    args.cast,
+    args.summed_tokens,
   )
 
   def work(trainable, batches, partitioner, guard):
@@ -80,8 +102,9 @@ def _export(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(prog='v2meow t5x export', description="a run of a stage, in T5X's format")
   parser.add_argument('run', type=epath.Path, help="a stage's run")
   parser.add_argument('--out', type=terminal.local_path, required=True, help='a model_dir of T5X')
+  _add_summed(parser, 'by default 1, a mean')
   args = parser.parse_args(argv)
-  path, notes = exporting.export(args.run, args.out)
+  path, notes = exporting.export(args.run, args.out, args.summed_tokens or 1.0)
   for note in notes:
     terminal.say(f'note: {note}')
   found = checkpoint.read(path)

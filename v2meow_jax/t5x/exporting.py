@@ -25,11 +25,16 @@ def axes_of(trainable: StageTrainable, batch: Mapping[str, Any]) -> dict[str, pa
   return {name: box.names for name, box in flat(state['params']).items()}
 
 
-def export(run_dir: epath.PathLike, out: epath.PathLike) -> tuple[epath.Path, list[str]]:
+def export(run_dir: epath.PathLike, out: epath.PathLike, summed: float = 1.0) -> tuple[epath.Path, list[str]]:
   """Writes the newest checkpoint of a stage's run as `out/checkpoint_STEP`.
 
   Parameters keep their names and their layout. What Adafactor keeps goes with them; the state of another
   optimiser stays behind.
+
+  Args:
+    run_dir: of the run.
+    out: a model_dir of T5X; made where there is none.
+    summed: tokens of a batch, where T5X is to go on with a loss that is their sum; see `param_states`.
 
   Returns:
     The checkpoint's folder, and what is to be said of it.
@@ -55,7 +60,7 @@ def export(run_dir: epath.PathLike, out: epath.PathLike) -> tuple[epath.Path, li
   else:
     config = dataclasses.replace(config, scan_layers='layers' in state['params']['transformer'])
     axes = axes_of(StageTrainable(stage, config, optax.identity()), stage.empty_batch())
-    moments = param_states.to_t5x(kept, params, axes)
+    moments = param_states.to_t5x(kept, params, axes, summed)
     arrays |= {f'state/param_states/{name}': value for name, value in moments.items()}
   if 'ema' in state:
     notes.append('the moving average of the parameters stays behind; T5X keeps none')

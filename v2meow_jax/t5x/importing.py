@@ -49,6 +49,8 @@ class Options:
       the checkpoint says.
     offset: of its decoder-only network, the token that is code 0.
     cast: whether parameters may be of several types.
+    summed: tokens that T5X's loss was summed over, by which its moments are scaled; see `param_states`. By
+      default what the `config.gin` beside the checkpoint says; without one, 1.
   """
 
   rules: matching.Rules = ()
@@ -56,6 +58,7 @@ class Options:
   activations: Sequence[str] | None = None
   offset: int = 0
   cast: bool = False
+  summed: float | None = None
 
 
 def import_run(
@@ -98,7 +101,8 @@ def import_run(
     report = dataclasses.replace(report, new=(*new, *report.new))
     loaded = {name: np.asarray(theirs[found], ours[name].dtype) for name, found in report.matched.items()}
     state['trainable'] = trainable.with_weights(state['trainable'], nested(ours | loaded))
-    step, told = _take_moments(source, target, trainable, state, batch, report)
+    summed = _summed(source, trainable, batches) if options.summed is None else options.summed
+    step, told = _take_moments(source, target, trainable, state, batch, report, summed)
   _save(out, trainable, batches, state, step, step * batches.batch_size)
   return [*report.lines(), told, f'{out}: step {step}, example {step * batches.batch_size} comes next']
 
@@ -154,6 +158,19 @@ def recorded(source: Checkpoint, setting: str) -> dict[str, Any]:
   return found
 
 
+def _summed(source: Checkpoint, trainable: StageTrainable, batches: Batches) -> float:
+  """Tokens that the loss of one of our stages was summed over, by T5X's record of its settings."""
+  said = recorded(source, 'StageModel')
+  factor = said.get('loss_normalizing_factor', 'mean')
+  if isinstance(factor, str):  # or no record
+    return 1.0
+  text = (source.directory.parent / 'config.gin').read_text()
+  found = re.search(r'^BATCH_SIZE = (\d+)$', text, re.MULTILINE)
+  stage = trainable.stage
+  rows = int(found[1]) if found else batches.batch_size
+  return rows * stage.frames * stage.target.depth / (factor or 1)
+
+
 def _check_settings(source: Checkpoint, trainable: StageTrainable) -> None:
   """Compares what only the configuration beside the checkpoint tells, where there is one."""
   said = recorded(source, 'TransformerConfig')
@@ -189,6 +206,7 @@ def _take_moments(
   state: dict[str, Any],
   batch: Mapping[str, Any],
   report: matching.Report,
+  summed: float,
 ) -> tuple[int, str]:
   """Puts the optimizer's state into a run's, where it is the same; (step of the run, what is to be said)."""
 
@@ -210,7 +228,7 @@ def _take_moments(
   found = {name.removeprefix(f'{MOMENTS}/'): value for name, value in source.read(names).items()}
   theirs = trainable.with_layout('scanned' if 'layers' in nested(target)['transformer'] else 'unrolled')
   try:
-    kept = param_states.of_t5x(found, step, target, axes_of(theirs, batch))
+    kept = param_states.of_t5x(found, step, target, axes_of(theirs, batch), summed)
   except errors.BundleError as error:
     return begun(f'{MOMENTS} is left: {error}')
   parts = {}
@@ -230,7 +248,8 @@ def _take_moments(
 
   opt_state = jax.tree.unflatten(structure, leaves)
   inner |= {'opt_state': jax.tree_util.tree_map_with_path(counted, opt_state), 'step': jnp.int32(step)}
-  return step, f'{len(names)} arrays of Adafactor matched'
+  scaled = '' if summed == 1 else f', of a loss summed over {summed:g} tokens and now of their mean'
+  return step, f'{len(names)} arrays of Adafactor matched{scaled}'
 
 
 def _save(

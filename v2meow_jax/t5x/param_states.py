@@ -3,6 +3,10 @@
 T5X has `v_row`, `v_col`, `v` and `m` for each parameter, of one number where it keeps nothing. A matrix it
 factors as Optax does: rows are the means over the larger dimension. With an array that is stacked
 (`partitioning.STACKED_AXES`) it goes by names instead: rows are those of `embed`, whichever is larger.
+
+T5X's loss is the sum over the tokens of a batch unless it is told otherwise, and ours the mean: its gradients
+are so many times ours, and its second moments as many times squared. Updates do not show it, but moments that
+are carried from the one to the other would be wrong until they are forgotten.
 """
 
 import itertools
@@ -30,8 +34,16 @@ def _turned(shape: tuple[int, ...], axes: Axes) -> bool:
   return axes[stacks + smaller] != 'embed'
 
 
+def _times(values: np.ndarray, scale: float) -> np.ndarray:
+  values = np.asarray(values)
+  return values if scale == 1 else (values * scale).astype(values.dtype)
+
+
 def to_t5x(
-  state: optax.FactoredState, params: Mapping[str, np.ndarray], axes: Mapping[str, Axes]
+  state: optax.FactoredState,
+  params: Mapping[str, np.ndarray],
+  axes: Mapping[str, Axes],
+  summed: float = 1.0,
 ) -> dict[str, np.ndarray]:
   """`NAME/v_row` and its like, for `state/param_states`.
 
@@ -39,10 +51,11 @@ def to_t5x(
     state: of `optimizers.adafactor`, each part by the parameters' names.
     params: by name.
     axes: logical axes of each.
+    summed: tokens that T5X's loss is summed over; 1: it is a mean.
   """
   made = {}
   for name, param in params.items():
-    row, column, full = (np.asarray(getattr(state, part)[name]) for part in KEPT)  # type: ignore[index]
+    row, column, full = (_times(getattr(state, part)[name], summed**2) for part in KEPT)  # type: ignore[index]
     factored = full.shape != param.shape
     nothing = np.zeros(1, np.float32)
     if _turned(param.shape, axes[name]):
@@ -61,6 +74,7 @@ def of_t5x(
   step: int,
   params: Mapping[str, np.ndarray],
   axes: Mapping[str, Axes],
+  summed: float = 1.0,
 ) -> optax.FactoredState:
   """The other way round: each part of our state by the parameters' names.
 
@@ -69,6 +83,7 @@ def of_t5x(
     step: updates made.
     params: by name.
     axes: logical axes of each.
+    summed: tokens that T5X's loss was summed over; 1: it was a mean.
 
   Raises:
     errors.BundleError: it is the state of another optimiser, or has momentum.
@@ -78,7 +93,8 @@ def of_t5x(
     for part in (*KEPT, 'm'):
       if f'{name}/{part}' not in found:
         raise errors.BundleError(f'there is no state/param_states/{name}/{part}, so it is not of Adafactor')
-    row, column, full, momentum = (found[f'{name}/{part}'] for part in (*KEPT, 'm'))
+    row, column, full = (_times(found[f'{name}/{part}'], summed**-2) for part in KEPT)
+    momentum = found[f'{name}/m']
     if momentum.shape != (1,):
       raise errors.BundleError(f'its Adafactor has momentum ({name}/m), ours has none')
     nothing = np.zeros((*param.shape[: _stacks(axes[name])], 1), np.float32)
