@@ -134,6 +134,33 @@ def test_t5x_trains_a_stage_and_ours_goes_on_alike(theirs, directory, tmp_path, 
     np.testing.assert_allclose(own[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(HERE is None, reason='T5X is not on the path')
+def test_predictions_and_scores_are_the_stages():
+  jax, model = importlib.import_module('jax'), importlib.import_module('v2meow_jax.t5x.model')
+  partitioner = importlib.import_module('t5x.partitioning').PjitPartitioner(num_partitions=1)
+  stage, config = small.make_stages(small.make_codec())[1]
+  made = model.StageModel(stage, config, None, partitioner, sampling=model.Sampling(temperature=0.0))
+  batch = small.random_batch(stage, 3)
+  shapes = {name: value.shape for name, value in batch.items()}
+  variables = made.get_initial_variables(jax.random.key(0), shapes)
+  params = variables['params']
+  plain = jax.tree.map(np.asarray, params.unfreeze())
+  scores = jax.jit(made.score_batch)(params, batch)
+  wanted = made.trainable.score_batch(jax.tree.map(jax.numpy.asarray, plain), batch).sum((1, 2))
+  np.testing.assert_allclose(scores, wanted, rtol=1e-5)
+  loss, _ = made.eval_fn(params, batch)
+  np.testing.assert_allclose(loss, -scores.sum(), rtol=1e-5)
+  tokens, _ = jax.jit(made.predict_batch_with_aux)(params, batch)
+  known = np.zeros((3, 0, stage.target.depth), np.int32)
+  keys = jax.random.split(jax.random.key(0), 3)
+  greedy = model.Sampling(temperature=0.0)
+  here = small.decode_crop(
+    made.trainable.model, jax.tree.map(jax.numpy.asarray, plain), batch, known, keys, greedy
+  )
+  np.testing.assert_array_equal(tokens, here)
+
+
 @pytest.mark.skipif(HERE is not None, reason='T5X is on the path')
 def test_without_t5x_one_sentence_says_what_is_missing():
   pytest.importorskip('seqio', reason='SeqIO is part of the extra "train"')

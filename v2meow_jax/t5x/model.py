@@ -1,4 +1,4 @@
-"""A stage as a model of T5X, so that T5X's `train.py`, `eval.py` and `infer.py` run it.
+"""A stage as a model of T5X, so that T5X's `train.py` trains it.
 
 Imported by nothing here: T5X's programs do, through gin/t5x.
 """
@@ -55,7 +55,7 @@ class StageModel(models.BaseModel):
     z_loss: weight of the squared logarithm of the softmax's denominator.
     label_smoothing: share of the probability that is spread over all codes.
     loss_normalizing_factor: what the sum is divided by; see T5X's `losses`. None: nothing.
-    sampling: how `infer.py` and evaluation by inference draw tokens.
+    sampling: how `predict_batch` draws tokens.
   """
 
   def __init__(
