@@ -18,6 +18,7 @@ COMMANDS = {
   'evaluate': 'a bundle on a dataset: losses, entropies, reconstruction',
   'export': 'runs to one bundle',
   'bundle': 'what a bundle is, and whether it is whole',
+  't5x': "T5X's checkpoints: shown, made runs, and made of runs",
 }
 
 USAGE = 'usage: v2meow COMMAND [options]; v2meow COMMAND --help says more\n\n' + '\n'.join(

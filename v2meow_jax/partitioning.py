@@ -9,7 +9,7 @@ import contextvars
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -33,13 +33,36 @@ DEFAULT_RULES = (
   ('heads', 'tensor'),
   ('kv', None),
   ('vocab', 'tensor'),
+  ('features', None),
+  ('levels', None),
+  ('relpos_buckets', None),
   ('layers', None),
 )
+
+# Axes along which arrays of their own are stacked: what is taken over an array is taken over each of them.
+STACKED_AXES = ('layers', 'levels')
+
+
+class Placed:
+  """A mesh and the rules by which logical axes lie on it; see `placed`."""
+
+  def __init__(self, mesh: Mesh, logical_axis_rules: Iterable[tuple[str, Any]]):
+    self.mesh, self.logical_axis_rules = mesh, tuple(logical_axis_rules)
+
+  @property
+  def platform(self) -> str:
+    """`cpu`, `gpu` or `tpu`."""
+    return self.mesh.devices.flat[0].platform
+
+  def spec(self, axes: tuple[str | None, ...]) -> PartitionSpec:
+    """Where dimensions with these logical names lie."""
+    found = nn.logical_to_mesh_axes(axes, list(self.logical_axis_rules))
+    return PartitionSpec() if found is None else found
 
 
 @gin.register(denylist=['devices'])
 @dataclasses.dataclass(frozen=True)
-class Partitioner:
+class Partitioner(Placed):
   """Where arrays live.
 
   Attributes:
@@ -121,19 +144,9 @@ class Partitioner:
     return {axis: ici * dcn for axis, (ici, dcn) in zip(MESH_AXES, shape, strict=True)}
 
   @property
-  def platform(self) -> str:
-    """`cpu`, `gpu` or `tpu`."""
-    return self.mesh.devices.flat[0].platform
-
-  @property
   def replicated(self) -> NamedSharding:
     """The whole of an array on every device."""
     return NamedSharding(self.mesh, PartitionSpec())
-
-  def spec(self, axes: tuple[str | None, ...]) -> PartitionSpec:
-    """Where dimensions with these logical names lie."""
-    found = nn.logical_to_mesh_axes(axes, list(self.logical_axis_rules))
-    return PartitionSpec() if found is None else found
 
   def array_spec(self, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
     """Where dimensions with these names and sizes lie; one of a single element is whole everywhere.
@@ -199,11 +212,8 @@ class Partitioner:
   @contextlib.contextmanager
   def active(self) -> Iterator[None]:
     """Makes `constrain` and `current` mean this partitioner while a function is traced."""
-    token = _current.set(self)
-    try:
+    with _made_current(self):
       yield
-    finally:
-      _current.reset(token)
 
   def jit(self, function: Callable, **settings) -> Any:
     """`jax.jit` of a function whose activations are constrained by this partitioner."""
@@ -250,11 +260,32 @@ class Partitioner:
     return self.jit(lambda *a: nn.unbox(init(*a)), out_shardings=shardings)(*args), shardings
 
 
-_current: contextvars.ContextVar[Partitioner | None] = contextvars.ContextVar('partitioner', default=None)
+_current: contextvars.ContextVar[Placed | None] = contextvars.ContextVar('partitioner', default=None)
 
 
-def current() -> Partitioner | None:
-  """The partitioner under which a function is being traced."""
+@contextlib.contextmanager
+def _made_current(here: Placed) -> Iterator[None]:
+  token = _current.set(here)
+  try:
+    yield
+  finally:
+    _current.reset(token)
+
+
+def placed(
+  mesh: Mesh, logical_axis_rules: Iterable[tuple[str, Any]] = DEFAULT_RULES
+) -> contextlib.AbstractContextManager[None]:
+  """Around the tracing of a network that another trainer compiles: what `constrain` and kernels go by.
+
+  Args:
+    mesh: that the function is compiled for; its axes may have any names.
+    logical_axis_rules: pairs of a logical axis and the mesh axis or axes it is split over, or None.
+  """
+  return _made_current(Placed(mesh, logical_axis_rules))
+
+
+def current() -> Placed | None:
+  """Mesh and rules under which a function is being traced."""
   return _current.get()
 
 

@@ -105,3 +105,72 @@ def test_a_stream_folder_is_a_tfds_dataset(directory):
   reader = Dataset(directory, 'validation', (TOKENS,))
   for n, row in enumerate(rows):
     np.testing.assert_array_equal(row['elements'], reader.read(TOKENS, n))
+
+
+def starts(ds, count=None):
+  """(first token, tokens) of examples: the encoder's tokens tell where in which clip a crop begins."""
+  found = itertools.islice(ds.as_numpy_iterator(), count)
+  return [(int(example[TOKENS.name][0, 0]), len(example[TOKENS.name])) for example in found]
+
+
+def test_a_strangers_program_gets_fresh_crops_every_epoch_and_shares_them_out(directory, stage):
+  import seqio
+
+  source = stage_batches(stage, str(directory), 1, 'train', 0).source()
+  seqio.TaskRegistry.add(
+    'a_strangers',
+    source=seqio_tasks.ClipSource({'train': source}),
+    output_features=seqio_tasks.output_features(stage.streams),
+    preprocessors=[],
+  )
+  lengths = seqio_tasks.feature_lengths(stage)
+
+  def read(**how):
+    # As anyone would: with SeqIO's own defaults, its memory among them.
+    return seqio.get_mixture_or_task('a_strangers').get_dataset(lengths, 'train', **how)
+
+  wanted = [int(source[n][TOKENS.name][0, 0]) for n in range(36)]
+  assert [first for first, _ in starts(read(shuffle=False, num_epochs=4))] == wanted
+  assert [first for first, _ in starts(read(shuffle=False, num_epochs=None), 40)][:36] == wanted
+  # Eight clips are longer than the crop; four epochs of them have crops that the first has not.
+  assert len(set(wanted)) > 2 * len(set(wanted[:9]))
+  assert len(starts(read(shuffle=False, num_epochs=1))) == 9
+  parts = [starts(read(shuffle=False, num_epochs=4, shard_info=seqio.ShardInfo(n, 3))) for n in range(3)]
+  assert [first for part in zip(*parts, strict=True) for first, _ in part] == wanted
+
+
+def test_a_seed_is_another_order_only_where_it_is_asked_to_shuffle(directory, stage):
+  source = stage_batches(stage, str(directory), 1, 'train', 0).source()
+  task = seqio_tasks.make_task('seeded', {'train': source})
+  lengths = seqio_tasks.feature_lengths(stage)
+  plain = starts(task.get_dataset(lengths, 'train', shuffle=False, seed=5))
+  assert plain == starts(task.get_dataset(lengths, 'train', shuffle=True))
+  assert plain != starts(task.get_dataset(lengths, 'train', shuffle=True, seed=5))
+
+
+def test_mixtures_take_the_task(directory, stage):
+  import seqio
+
+  source = stage_batches(stage, str(directory), 1, 'train', 0).source()
+  seqio.TaskRegistry.add_provider('mixed_task', seqio_tasks.make_task('mixed_task', {'train': source}))
+  seqio.MixtureRegistry.add('mixed', [('mixed_task', 1.0)])
+  lengths = seqio_tasks.feature_lengths(stage)
+  ds = seqio.get_mixture_or_task('mixed').get_dataset(lengths, 'train', shuffle=False)
+  wanted = [int(source[n][TOKENS.name][0, 0]) for n in range(30)]
+  assert [first for first, _ in starts(ds, 30)] == wanted
+
+
+def test_an_iterator_over_endless_examples_can_be_saved(directory, stage, tmp_path):
+  import tensorflow as tf
+
+  source = stage_batches(stage, str(directory), 1, 'train', 0).source()
+  task = seqio_tasks.make_task('endless', {'train': source}, epochs=None)
+  made = iter(task.get_dataset(seqio_tasks.feature_lengths(stage), 'train', shuffle=False))
+  first = [int(next(made)[TOKENS.name][0, 0]) for _ in range(5)]
+  path = tf.train.Checkpoint(iterator=made).write(str(tmp_path / 'saved'))
+  onward = [int(next(made)[TOKENS.name][0, 0]) for _ in range(5)]
+  other = iter(task.get_dataset(seqio_tasks.feature_lengths(stage), 'train', shuffle=False))
+  tf.train.Checkpoint(iterator=other).read(path).assert_consumed()
+  assert [int(next(other)[TOKENS.name][0, 0]) for _ in range(5)] == onward
+  wanted = [int(source[n][TOKENS.name][0, 0]) for n in range(10)]
+  assert first + onward == wanted

@@ -332,3 +332,23 @@ def test_a_warm_start_that_fails_leaves_nothing_that_looks_like_a_run(tmp_path):
       warm_start=WarmStart(str(tmp_path / 'gone')),
     )
   assert not (tmp_path / 'run' / 'model.json').exists()
+
+
+def test_what_would_load_and_be_another_network_is_refused_by_name(small_bundle):
+  # The same arrays, read with twice as many heads.
+  made = trainable(heads=4, qk_norm=False)
+  begin = WarmStart(str(small_bundle), 'semantic')
+  for setting in ('heads = 2 and ours 4', 'qk_norm = True and ours False'):
+    with pytest.raises(errors.BundleError, match=setting):
+      begin(made, fresh(made), jax.jit)
+    begin = dataclasses.replace(begin, despite=(*begin.despite, setting.split()[0]))
+  _, report = begin(made, fresh(made), jax.jit)
+  assert report.loaded and all('norm' in name for name in report.unused)
+  with pytest.raises(errors.ConfigError, match='layers is none of heads'):
+    WarmStart('SOURCE', despite=('layers',))
+
+
+def test_a_checkpoint_of_t5x_is_known_for_what_it_is(tmp_path):
+  (tmp_path / 'checkpoint_7').mkdir()
+  with pytest.raises(errors.BundleError, match='v2meow t5x import'):
+    WarmStart(str(tmp_path)).read()

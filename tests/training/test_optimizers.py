@@ -50,6 +50,52 @@ def test_without_decay_adafactor_is_optaxs_own():
     np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
+def box(axes, *shape, seed=0):
+  return nn.LogicallyPartitioned(jax.random.normal(jax.random.key(seed), shape), axes)
+
+
+def test_adafactor_takes_every_layer_and_every_level_as_optax_takes_an_array_of_its_own():
+  boxed = {
+    'layers': {
+      'kernel': box(('layers', 'embed', 'mlp'), 3, 8, 12),
+      'scale': box(('layers', 'embed'), 3, 8),
+      'small': box(('layers', 'embed', 'kv'), 3, 8, 2),
+    },
+    'table': box(('levels', 'vocab', 'embed'), 2, 16, 8),
+    'kernel': box(('kv', 'embed', 'mlp'), 3, 8, 12),  # a convolution's: three dimensions and one array
+  }
+  # Arrays of sizes as unlike as layers' may be: what is taken over all of them then differs most.
+  scale = lambda x: x * 10.0 ** jnp.arange(len(x)).reshape(-1, *(1,) * (x.ndim - 1))  # noqa: E731
+  boxed = {name: jax.tree.map(scale, tree) for name, tree in boxed.items()}
+  stacked = {'layers', 'table'}
+  single = {name: nn.unbox(tree) for name, tree in boxed.items()}
+
+  def apart(tree):
+    return {
+      name: [jax.tree.map(lambda x, n=n: x[n], part) for n in range(len(jax.tree.leaves(part)[0]))]
+      if name in stacked
+      else part
+      for name, part in tree.items()
+    }
+
+  ours = adafactor(0.1, min_dim_size_to_factor=8)
+  theirs = optax.adafactor(0.1, min_dim_size_to_factor=8)
+  params, alone = single, apart(single)
+  states = [ours.init(boxed), theirs.init(alone)]
+  states[0] = nn.unbox(states[0])
+  for step in range(3):
+    gradients = jax.tree.map(lambda x, step=step: x**2 * jnp.cos(x + step), params)
+    updates, states[0] = ours.update(gradients, states[0], params)
+    params = optax.apply_updates(params, updates)
+    updates, states[1] = theirs.update(apart(gradients), states[1], alone)
+    alone = optax.apply_updates(alone, updates)
+  # float32: means are added in another order.
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), apart(params), alone)
+  kept = states[0][0]
+  assert kept.v_row['layers']['kernel'].shape == (3, 8) and kept.v['layers']['kernel'].shape == (3, 1)
+  assert kept.v['layers']['small'].shape == (3, 8, 2) and kept.v_row['kernel'].ndim == 2
+
+
 def test_what_adafactor_does_not_keep_of_a_parameter_is_whole_on_every_device():
   def init():
     boxed = {'w': nn.LogicallyPartitioned(jnp.ones((8,)), ('embed',))}

@@ -47,9 +47,13 @@ class CropSource:
     rates = [stream.rate for stream in dataset.streams if stream.rate]
     # Crops start where an element of the slowest stream does, so that it is never cut between two.
     self.grid = min(rates) if rates else Fraction(1)
-    self._across = reading.across_clips
+    self._reading, self._across = reading, reading.across_clips
     self._columns = dataset.clips.columns
     self._kept = exclusion.kept(dataset.clips, reading.exclude) if reading.exclude else None
+
+  def with_seed(self, seed: int) -> 'CropSource':
+    """The same clips in another order and with other crops."""
+    return CropSource(self.dataset, self.crop_seconds, seed, self._reading)
 
   def __len__(self) -> int:
     """Clips, and so examples of an epoch."""

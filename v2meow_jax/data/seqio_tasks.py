@@ -4,12 +4,14 @@ SeqIO keeps tasks, preprocessors and converters; order, crops and position stay 
 shuffle buffer has to be saved. `SeqioBatches` gives the very batches that `ClipBatches` gives.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
+from v2meow_jax.data import order
 from v2meow_jax.data.crops import CropSource
 from v2meow_jax.stages import Stage
 from v2meow_jax.streams import MODEL_DTYPES, Stream
@@ -21,31 +23,36 @@ class ClipSource(seqio.DataSource):
   """Crops of a prepared dataset, by their number in the run.
 
   Examples hold `NAME` [n, width], without padding where the clip ends, and `NAME/offset` [1], in
-  seconds. They come in the computed order whatever `shuffle` says; of H shards, shard h has the examples
-  with n mod H = h.
+  seconds. They come in the computed order: `shuffle` changes it only where there is a `seed` as well. Of H
+  shards, shard h has the examples with n mod H = h.
+
+  SeqIO repeats a source by reading it again, so each reading goes on with the epoch after the last: its
+  clips come in another order and with other crops. Nothing says how many examples there are, for SeqIO keeps
+  a source that is known to be small in memory, crops included.
 
   Args:
     sources: by split.
     start: number of the first example.
     share: (batch size, rows) where of each batch only some rows are wanted: a host's part.
-    epochs: epochs to yield; None: without end. SeqIO's own `num_epochs` repeats what has been yielded,
-      crops and order included, so it is left at 1.
+    epochs: epochs of one reading, for all splits or by split; None: without end, which needs no `num_epochs`,
+      keeps no count, and so can be part of a saved iterator of tf.data.
   """
 
   def __init__(
     self,
     sources: Mapping[str, CropSource],
     start: int = 0,
-    epochs: int | None = 1,
+    epochs: int | Mapping[str, int | None] | None = 1,
     share: tuple[int, tuple[int, ...]] = (1, (0,)),
   ):
     super().__init__(
       splits=tuple(sources),
-      num_input_examples={split: len(source) for split, source in sources.items()},
+      num_input_examples=None,
       caching_permitted=False,
       performs_internal_shuffling=True,
     )
-    self._sources, self._start, self._epochs, self._share = dict(sources), start, epochs, share
+    self._sources, self._start, self._share = dict(sources), start, share
+    self._epochs = epochs if isinstance(epochs, Mapping) else dict.fromkeys(sources, epochs)
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -66,8 +73,9 @@ class ClipSource(seqio.DataSource):
     num_epochs=1,
   ) -> tf.data.Dataset:  # fmt: skip (SeqIO's own signature)
     source = self._sources[split]
+    if shuffle and seed is not None:
+      source = source.with_seed(order.fold(source.seed, int(seed)))
     streams = source.dataset.streams
-    stop = FOREVER if self._epochs is None else self._epochs * len(source)
     dtypes = [dtype for stream in streams for dtype in (MODEL_DTYPES[stream.kind], np.float32)]
 
     def fetch(n):
@@ -86,14 +94,27 @@ class ClipSource(seqio.DataSource):
         example[f'{stream.name}/offset'] = tf.ensure_shape(offset, (1,))
       return example
 
+    numbers = self._numbers(self._epochs[split], len(source))
     batch_size, rows = self._share
-    numbers = tf.data.Dataset.range(self._start, stop, batch_size)
     if batch_size > 1:
       offsets = tf.constant(rows, tf.int64)
       numbers = numbers.flat_map(lambda first: tf.data.Dataset.from_tensor_slices(first + offsets))
     if shard_info is not None and shard_info.num_shards > 1:
       numbers = numbers.filter(lambda n: tf.math.floormod(n, shard_info.num_shards) == shard_info.index)
     return numbers.map(restore, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+  def _numbers(self, epochs: int | None, clips: int) -> tf.data.Dataset:
+    """Numbers of the examples, or of the first of every batch."""
+    batch_size = self._share[0]
+    if epochs is None:
+      return tf.data.Dataset.range(self._start, FOREVER, batch_size)
+    readings, length = itertools.count(), epochs * clips
+
+    def begun():
+      return np.int64(self._start + next(readings) * length)
+
+    first = tf.data.Dataset.range(1).map(lambda _: tf.numpy_function(begun, [], tf.int64, stateful=True))
+    return first.flat_map(lambda n: tf.data.Dataset.range(n, n + length, batch_size))
 
 
 def output_features(streams: Sequence[Stream]) -> dict[str, seqio.Feature]:
@@ -123,10 +144,10 @@ def make_task(
   name: str,
   sources: Mapping[str, CropSource],
   start: int = 0,
-  epochs: int | None = 1,
+  epochs: int | Mapping[str, int | None] | None = 1,
   share: tuple[int, tuple[int, ...]] = (1, (0,)),
 ) -> seqio.Task:
-  """A task over the streams of the sources; `seqio.TaskRegistry.add` takes the same parts."""
+  """A task over the streams of the sources; `seqio.TaskRegistry.add_provider` makes it known by its name."""
   streams = next(iter(sources.values())).dataset.streams
   return seqio.Task(
     name,

@@ -1,6 +1,7 @@
 """Beginning a run with weights of another run or of a bundle, by rules, with a list of what came of each."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +14,12 @@ from flax import traverse_util
 import gin
 from v2meow_jax import bundles, errors
 from v2meow_jax.bundles import is_run, read_run
+from v2meow_jax.bundles.saved_run import FILE
+from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.training.protocols import Trainable
+
+# Settings of a stage's network that its arrays do not show: with another value they are another network.
+SETTINGS = ('heads', 'gated', 'positions', 'time_aligned', 'causal_buckets', 'qk_norm')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +50,13 @@ class WarmStart:
       `transformer/layer_0/query/kernel` (layers are named so in either layout), and the name of the
       source's array (`\\\\1` is the pattern's first group), or None for an array that is to be new. The
       first that matches counts; what no rule matches keeps its name.
+    despite: settings of the source's Transformer, such as `time_aligned`, in which ours may be another.
   """
 
   source: str
   network: str = ''
   rules: tuple[tuple[str, str | None], ...] = ()
+  despite: tuple[str, ...] = ()
 
   def __post_init__(self):
     for rule in self.rules:
@@ -61,6 +69,10 @@ class WarmStart:
         ) from error
       if name is not None and not isinstance(name, str):
         raise errors.ConfigError(f'WarmStart.rules: {name!r} is neither a name nor None')
+    if unknown := set(self.despite) - set(SETTINGS):
+      raise errors.ConfigError(
+        f'WarmStart.despite: {", ".join(sorted(unknown))} is none of {", ".join(SETTINGS)}'
+      )
 
   def read(self) -> dict[str, np.ndarray]:
     """The source's arrays by name."""
@@ -69,9 +81,41 @@ class WarmStart:
       weights = read_run(path).weights
     elif (path / 'bundle.json').exists():
       weights = bundles.load(path).network(self.network)
+    elif any((path / name).exists() for name in ('checkpoint', 'state')) or any(path.glob('checkpoint_*')):
+      # Its names may be ours, and its attention, positions or activations others.
+      raise errors.BundleError(
+        f'{self.source}: a checkpoint of T5X; v2meow t5x import makes a run of it, and says what differs'
+      )
     else:
       raise errors.BundleError(f'{self.source}: neither a run (model.json) nor a bundle (bundle.json)')
     return dict(traverse_util.flatten_dict(weights, sep='/'))  # type: ignore[arg-type] (keys are joined)
+
+  def check(self, config: Mapping[str, Any] | None) -> None:
+    """Refuses arrays that would fit by name and shape, and be another network.
+
+    Args:
+      config: our Transformer's settings by name; None: it is none.
+
+    Raises:
+      errors.BundleError: the source's are others.
+    """
+    path, theirs = epath.Path(self.source), None
+    if is_run(path):
+      theirs = json.loads((path / FILE).read_bytes()).get('transformer')
+    elif (path / 'bundle.json').exists():
+      parts = {part['stage']['name']: part for part in bundles.load(path).about['stages']}
+      theirs = parts.get(self.network, {}).get('transformer')
+    if theirs is None or config is None:
+      return
+    # What an earlier version did not describe was what the setting's default is.
+    defaults = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
+    for name in SETTINGS:
+      was = theirs.get(name, defaults[name])
+      if was != config[name] and name not in self.despite:
+        raise errors.BundleError(
+          f'{self.source}: its Transformer has {name} = {was!r} and ours {config[name]!r}, so its arrays '
+          f'would be another network; set that, or add {name!r} to WarmStart.despite'
+        )
 
   def match(self, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[dict[str, Any], Report]:
     """What is loaded, and the report.
@@ -124,7 +168,9 @@ class WarmStart:
     def named(state):
       return traverse_util.flatten_dict(trainable.weights(state), sep='/')
 
-    loaded, report = self.match(jax.eval_shape(named, state), self.read())
+    theirs = self.read()
+    self.check(trainable.describe().get('transformer'))
+    loaded, report = self.match(jax.eval_shape(named, state), theirs)
 
     def fill(state, loaded):
       return trainable.with_weights(state, traverse_util.unflatten_dict(named(state) | loaded, sep='/'))

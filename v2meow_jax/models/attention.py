@@ -162,15 +162,19 @@ def rotate(x: Float[Array, 'b t h d'], positions: Float[Array, 'b t']) -> Float[
   return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
 
 
-def relative_bucket(distance: Int[Array, '*n'], buckets: int = 32, farthest: int = 128) -> Int[Array, '*n']:
+def relative_bucket(
+  distance: Int[Array, '*n'], buckets: int = 32, farthest: int = 128, after: bool = True
+) -> Int[Array, '*n']:
   """T5's bucket of a signed distance, key minus query (Raffel et al. 2020, section 2.1).
 
-  Half of the buckets are for keys after the query; of each half, half are single distances and the
-  rest grow logarithmically up to `farthest`, beyond which all share the last.
+  Half of the buckets are for keys after the query, or none: all of those then share the bucket of the query
+  itself, as in T5's decoders. Of the buckets of one side, half are single distances and the rest grow
+  logarithmically up to `farthest`, beyond which all share the last.
   """
-  half = buckets // 2
-  exact = half // 2
-  size = jnp.abs(distance)
+  side = buckets // 2 if after else buckets
+  exact = side // 2
+  size = jnp.abs(distance) if after else jnp.maximum(-distance, 0)
   ratio = jnp.log(jnp.maximum(size, 1) / exact) / np.log(farthest / exact)
-  large = jnp.minimum(exact + (ratio * (half - exact)).astype(jnp.int32), half - 1)
-  return jnp.where(distance > 0, half, 0) + jnp.where(size < exact, size, large)
+  large = jnp.minimum(exact + (ratio * (side - exact)).astype(jnp.int32), side - 1)
+  bucket = jnp.where(size < exact, size, large)
+  return jnp.where(distance > 0, side, 0) + bucket if after else bucket

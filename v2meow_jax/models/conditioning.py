@@ -41,10 +41,10 @@ class ConditionEncoder(nn.Module):
       start, stop = self.condition.span
       init = nn.initializers.normal((stop - start) ** -0.5)
       shape = (stop - start, stream.codes, self.width)
-      tables = linen.parameter(self, 'embedding', init, (None, 'vocab', 'embed'), shape)
+      tables = linen.parameter(self, 'embedding', init, ('levels', 'vocab', 'embed'), shape)
       x = jnp.sum(jnp.stack([tables[k][values[..., start + k]] for k in range(stop - start)]), 0)
     else:
-      x = Linear(self.width, (None, 'embed'), name='projection')(values.astype(linen.real()))
+      x = Linear(self.width, ('features', 'embed'), name='projection')(values.astype(linen.real()))
     null = linen.parameter(self, 'null', vector, ('embed',), (self.width,))
     mark = linen.parameter(self, 'mark', vector, ('embed',), (self.width,))
     keep = mask if dropped is None else mask & ~dropped[:, None]

@@ -23,8 +23,7 @@ def _stack_leaves(*leaves: Any) -> Any:
   if _is_box(leaves[0]):
     names = ('layers', *leaves[0].names)
     return leaves[0].replace(value=_stack_leaves(*(leaf.value for leaf in leaves)), names=names)
-  # Adafactor's placeholder for a statistic that a parameter does not have: the same for any number of layers.
-  return leaves[0] if leaves[0].shape == (1,) else jnp.stack(leaves)
+  return jnp.stack(leaves)
 
 
 def to_scanned(tree: Any) -> Any:
@@ -49,7 +48,7 @@ def to_unrolled(tree: Any, count: int) -> Any:
       return node
     rest = {name: value for name, value in node.items() if name != 'layers'}
     for i in range(count):
-      rest[f'layer_{i}'] = jax.tree.map(lambda x, i=i: x if x.shape == (1,) else x[i], node['layers'])
+      rest[f'layer_{i}'] = jax.tree.map(lambda x, i=i: x[i], node['layers'])
     return rest
 
   return jax.tree.map(convert, tree, is_leaf=_is_stack)

@@ -38,13 +38,13 @@ class StageModel(nn.Module):
       self,
       'embedding',
       nn.initializers.normal(stage.step_tokens**-0.5),
-      (None, 'vocab', 'embed'),
+      ('levels', 'vocab', 'embed'),
       (depth, codes, width),
     )
     init = nn.initializers.variance_scaling(
       1.0, 'fan_in', 'truncated_normal', in_axis=1, out_axis=2, batch_axis=0
     )
-    self.head = linen.parameter(self, 'head', init, (None, 'embed', 'vocab'), (depth, width, codes))
+    self.head = linen.parameter(self, 'head', init, ('levels', 'embed', 'vocab'), (depth, width, codes))
 
   def prefix(
     self, batch: dict, dropped: Bool[Array, 'b conditions'] | None = None

@@ -41,6 +41,8 @@ class TransformerConfig:
     positions: `rope` (rotary) or `relative` (T5's bucketed bias, one table for all layers).
     time_aligned: rotary positions are times, so that a video frame and a token of the same instant
       carry the same one; otherwise they count elements of the sequence. `rope` only.
+    causal_buckets: all 32 buckets of relative positions are for keys before the query, as in T5's and T5X's
+      decoders; otherwise half of them. `relative` only.
     qk_norm: RMS normalisation of queries and keys.
     dropout: on embeddings and on each branch before it is added.
     dtype: of activations, `float32` or `bfloat16`; parameters, norms, softmax and loss are float32
@@ -65,6 +67,7 @@ class TransformerConfig:
   scan_layers: bool = False
   remat: str = 'none'
   transposed: bool = False
+  causal_buckets: bool = False
 
   def __post_init__(self):
     if min(self.layers, self.width, self.heads, self.mlp) < 1:
@@ -79,6 +82,8 @@ class TransformerConfig:
       )
     if self.time_aligned and self.positions != 'rope':
       raise errors.ConfigError('transformer: time_aligned needs positions "rope"')
+    if self.causal_buckets and self.positions != 'relative':
+      raise errors.ConfigError('transformer: causal_buckets needs positions "relative"')
     if not 0 <= self.dropout < 1:
       raise errors.ConfigError(f'transformer: dropout {self.dropout} is not in [0, 1)')
     for name, choices in (('dtype', DTYPES), ('attention', attention.IMPLEMENTATIONS), ('remat', REMAT)):
@@ -196,7 +201,9 @@ class Transformer(nn.Module):
     self.dropout = nn.Dropout(config.dropout)
     if config.positions == 'relative':
       init = nn.initializers.normal(0.1)
-      self.relative = linen.parameter(self, 'relative_bias', init, (None, 'heads'), (32, config.heads))
+      self.relative = linen.parameter(
+        self, 'relative_bias', init, ('relpos_buckets', 'heads'), (32, config.heads)
+      )
 
   def _init_layer(self, rng):
     one = jnp.zeros((1, 1, self.config.width))
@@ -207,10 +214,10 @@ class Transformer(nn.Module):
   def _bias(self):
     if self.config.positions != 'relative':
       return None
-    table = self.relative
+    table, after = self.relative, not self.config.causal_buckets
 
     def bias(rows, columns):
-      bucket = attention.relative_bucket(columns[None, :] - rows[:, None])
+      bucket = attention.relative_bucket(columns[None, :] - rows[:, None], after=after)
       return jnp.moveaxis(table[bucket], -1, 0)
 
     return bias

@@ -1,11 +1,16 @@
 """Optimisers and learning-rate schedules, by gin."""
 
+import itertools
+from collections.abc import Callable
+from typing import Any, cast
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 import gin
-from v2meow_jax import errors
+from v2meow_jax import errors, partitioning
 
 
 def _check_warmup(name: str, warmup_steps: int, total_steps: int) -> None:
@@ -76,19 +81,87 @@ def adafactor(
   decay_rate: float = 0.8,
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
+  min_dim_size_to_factor: int = 128,
 ) -> optax.GradientTransformation:
   """Adafactor (arXiv 1804.04235) with factored second moments and no first: a state of a few megabytes.
 
-  Updates are scaled by a parameter's size, so learning rates are T5's, not Adam's. A parameter's size
-  and update are taken over the whole array, so stacked layers share them. Decay follows the schedule: it is
-  multiplied by the learning rate, as AdamW's is.
+  Updates are scaled by a parameter's size, so learning rates are T5's, not Adam's. Layers that are stacked
+  in one array, and the levels of a table, are each a parameter of their own. Decay follows the schedule: it
+  is multiplied by the learning rate, as AdamW's is.
+
+  Args:
+    learning_rate: of updates relative to a parameter's size.
+    decay_rate: exponent of the second moments' decay, 1 - step^-decay_rate.
+    weight_decay: times the learning rate; matrices only.
+    clip_norm: of the gradient's global norm; 0: none.
+    min_dim_size_to_factor: second moments are factored where two dimensions are at least this size.
   """
+  if min_dim_size_to_factor < 2:
+    raise errors.ConfigError(f'adafactor: min_dim_size_to_factor {min_dim_size_to_factor} is below 2')
   # Optax's own chain of that name, but for the decay, which there knows nothing of the learning rate.
   parts = [
-    optax.scale_by_factored_rms(decay_rate=decay_rate),
-    optax.clip_by_block_rms(1.0),
-    optax.scale_by_param_block_rms(),
+    _each_array(
+      optax.scale_by_factored_rms(decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor),
+      optax.clip_by_block_rms(1.0),
+      optax.scale_by_param_block_rms(),
+    )
   ]
   if weight_decay:
     parts.append(optax.add_decayed_weights(weight_decay, _matrices))
   return _clipped(clip_norm, optax.chain(*parts, optax.scale_by_learning_rate(learning_rate)))
+
+
+def _is_box(leaf: Any) -> bool:
+  return isinstance(leaf, nn.LogicallyPartitioned)
+
+
+def _each_array(
+  factored: optax.GradientTransformation, *stateless: optax.GradientTransformation
+) -> optax.GradientTransformation:
+  """A factored optimiser that takes every array of a stacked one by itself.
+
+  How many leading dimensions are stacks is read from the logical axes when the state is made, and from then
+  on from the state: for what is not kept of an array there is one number, so its shape is (*stacks, 1).
+  """
+  nothing = optax.EmptyState()
+
+  def init(params):
+    def of(leaf):
+      value, axes = (leaf.value, leaf.names) if _is_box(leaf) else (leaf, ())
+      stacks = len(list(itertools.takewhile(lambda axis: axis in partitioning.STACKED_AXES, axes)))
+      made = _over(lambda x: cast(optax.FactoredState, factored.init(x))[1:], stacks)(value)
+      return tuple(leaf.replace(value=x) if _is_box(leaf) else x for x in made)
+
+    leaves, structure = jax.tree.flatten(params, is_leaf=_is_box)
+    kept = zip(*map(of, leaves), strict=True) if leaves else ((), (), ())
+    count = jnp.zeros((), jnp.int32)
+    return optax.FactoredState(count, *(jax.tree.unflatten(structure, part) for part in kept))
+
+  def update(updates, state, params=None):
+    def of(gradient, row, column, full, param):
+      def one(gradient, row, column, full, param):
+        state_of = optax.FactoredState(state.count, row, column, full)
+        gradient, kept = factored.update(gradient, state_of, param)
+        new = cast(optax.FactoredState, kept)
+        for part in stateless:
+          gradient, _ = part.update(gradient, nothing, param)
+        return gradient, new.v_row, new.v_col, new.v
+
+      # Either the whole second moment is kept or its factors.
+      stacks = (row if full.shape == param.shape else full).ndim - 1
+      return _over(one, stacks)(gradient, row, column, full, param)
+
+    leaves, structure = jax.tree.flatten(updates)
+    rest = [structure.flatten_up_to(tree) for tree in (state.v_row, state.v_col, state.v, params)]
+    made = list(zip(*map(of, leaves, *rest), strict=True)) if leaves else ((), (), (), ())
+    updates, *kept = (jax.tree.unflatten(structure, part) for part in made)
+    return updates, optax.FactoredState(optax.safe_increment(state.count), *kept)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _over(function: Callable, stacks: int) -> Callable:
+  """`function` mapped over so many leading dimensions of all its arguments."""
+  for _ in range(stacks):
+    function = jax.vmap(function)
+  return function

@@ -1,0 +1,78 @@
+"""A run of a stage as a T5X checkpoint."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from etils import epath
+
+from v2meow_jax import errors
+from v2meow_jax.bundles import is_run, types
+from v2meow_jax.bundles.saved_run import FILE
+from v2meow_jax.models.trainable import StageTrainable
+from v2meow_jax.t5x import checkpoint, param_states
+from v2meow_jax.t5x.checkpoint import flat
+from v2meow_jax.training.checkpoints import restore_arrays
+
+
+def axes_of(trainable: StageTrainable, batch: Mapping[str, Any]) -> dict[str, param_states.Axes]:
+  """Logical axes of every parameter of a stage, by its name."""
+  state = jax.eval_shape(trainable.init, jax.random.key(0), batch)
+  return {name: box.names for name, box in flat(state['params']).items()}
+
+
+def export(run_dir: epath.PathLike, out: epath.PathLike, summed: float = 1.0) -> tuple[epath.Path, list[str]]:
+  """Writes the newest checkpoint of a stage's run as `out/checkpoint_STEP`.
+
+  Parameters keep their names and their layout. What Adafactor keeps goes with them; the state of another
+  optimiser stays behind.
+
+  Args:
+    run_dir: of the run.
+    out: a model_dir of T5X; made where there is none.
+    summed: tokens of a batch, where T5X is to go on with a loss that is their sum; see `param_states`.
+
+  Returns:
+    The checkpoint's folder, and what is to be said of it.
+
+  Raises:
+    errors.BundleError: it is no run of a stage, or the checkpoint is there already.
+  """
+  path = epath.Path(run_dir) / FILE
+  if not is_run(run_dir):
+    raise errors.BundleError(f'{run_dir}: no {FILE} there; a run is what v2meow train writes')
+  with errors.translated(errors.BundleError, f'{path}: damaged'):
+    about = json.loads(path.read_text())
+    if about['kind'] != 'stage':
+      raise errors.BundleError(f'{run_dir}: this run trained a {about["kind"]}; only a stage can be exported')
+    stage, config = types.stage(about), types.transformer(about)
+  saved, step = restore_arrays(run_dir)
+  state, notes = saved['trainable'], []
+  params = flat(state['params'])
+  arrays = {f'target/{name}': np.asarray(value) for name, value in params.items()}
+  kept = _factored(state['opt_state'])
+  if kept is None:
+    notes.append('the optimizer is not Adafactor; its state stays behind, so T5X begins with a fresh one')
+  else:
+    config = dataclasses.replace(config, scan_layers='layers' in state['params']['transformer'])
+    axes = axes_of(StageTrainable(stage, config, optax.identity()), stage.empty_batch())
+    moments = param_states.to_t5x(kept, params, axes, summed)
+    arrays |= {f'state/param_states/{name}': value for name, value in moments.items()}
+  if 'ema' in state:
+    notes.append('the moving average of the parameters stays behind; T5X keeps none')
+  return checkpoint.write(out, step, arrays), notes
+
+
+def _factored(state: Any) -> optax.FactoredState | None:
+  """Adafactor's state within an optimiser's as Orbax gives it back: nested, by names and numbers."""
+  if isinstance(state, Mapping):
+    if set(state) == set(optax.FactoredState._fields):
+      return optax.FactoredState(state['count'], *(flat(state[part]) for part in param_states.KEPT))
+    state = list(state.values())
+  if isinstance(state, list | tuple):
+    return next((found for part in state if (found := _factored(part)) is not None), None)
+  return None

@@ -1,0 +1,61 @@
+"""A stage's data as T5X asks for it: a SeqIO task by name, and a feature converter."""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import seqio
+import tensorflow as tf
+
+import gin
+from v2meow_jax import errors
+from v2meow_jax.data import seqio_tasks
+from v2meow_jax.data.batches import stage_batches
+from v2meow_jax.data.dataset import read_clips
+from v2meow_jax.stages import Stage
+
+
+@gin.configurable
+def stage_task(stage: Stage, dataset_dir: str, seed: int = 0, name: str = '') -> str:
+  """Registers the task of a stage on a prepared dataset, and returns its name for `DatasetConfig`.
+
+  Training examples come without end and in the order that `v2meow train` has; every other split is read once.
+
+  Args:
+    stage: whose streams and crop.
+    dataset_dir: of a prepared dataset.
+    seed: of order and crops.
+    name: of the task; by default the stage's, with `v2meow_` before it.
+  """
+  name = name or f'v2meow_{stage.name}'
+  if name not in seqio.TaskRegistry.names():
+    splits = dict.fromkeys(clip.split for clip in read_clips(dataset_dir))
+    sources = {split: stage_batches(stage, dataset_dir, 1, split, seed).source() for split in splits}
+    epochs = {split: None if split == 'train' else 1 for split in splits}
+    seqio.TaskRegistry.add_provider(name, seqio_tasks.make_task(name, sources, epochs=epochs))
+  return name
+
+
+feature_lengths = gin.configurable(seqio_tasks.feature_lengths, module='v2meow_jax.t5x.tasks')
+
+
+class PlainFeatureConverter(seqio_tasks.StageFeatureConverter):
+  """The stage's converter with the arguments that T5X gives every one."""
+
+  def __init__(self, stage: Stage, pack: bool = False, use_custom_packing_ops: bool = False, **rest):
+    del use_custom_packing_ops, rest
+    if pack:
+      raise errors.ConfigError(
+        'a crop has one length and fills it, so there is nothing to pack: pack = False'
+      )
+    super().__init__(stage)
+
+  def __call__(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> tf.data.Dataset:
+    wanted = seqio_tasks.feature_lengths(self._stage)
+    if dict(task_feature_lengths) != wanted:
+      raise errors.ConfigError(f'task_feature_lengths of stage {self._stage.name!r} are {wanted}')
+    return super().__call__(ds, task_feature_lengths)
+
+
+def converter(stage: Stage) -> Callable[..., seqio.FeatureConverter]:
+  """What a T5X model has as `FEATURE_CONVERTER_CLS`."""
+  return functools.partial(PlainFeatureConverter, stage)
