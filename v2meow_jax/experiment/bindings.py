@@ -174,12 +174,18 @@ class Graph:
 
 def _default(selector: str, parameter: str) -> tuple[type, typing.Any] | None:
   """(type, value) of a parameter's default; None where there is none."""
+  taken = parameters(selector)
+  return (type(taken[parameter].default), taken[parameter].default) if parameter in taken else None
+
+
+def parameters(selector: str) -> dict[str, inspect.Parameter]:
+  """What a configurable takes; nothing where there is none of this name."""
   try:
     made = inspect.unwrap(gin.get_configurable(selector))
-    default = inspect.signature(made).parameters[parameter].default
-  except (ValueError, KeyError, TypeError):
-    return None
-  return (type(default), default)
+    # Of a class gin makes another one, whose constructor alone tells what it takes.
+    return dict(inspect.signature(made.__init__ if isinstance(made, type) else made).parameters)
+  except (ValueError, TypeError):
+    return {}
 
 
 def check(bindings: Sequence[Binding], roots: Iterable[str]) -> None:

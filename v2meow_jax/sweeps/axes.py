@@ -61,10 +61,6 @@ class Axis:
       raise errors.ConfigError(f'axis {self.name!r}: a name is made of letters, digits and _')
     if bool(self.settings) == bool(self.values) or (self.settings and self.parameter):
       raise errors.ConfigError(f'axis {self.name}: give either values (and a parameter) or settings')
-    labels = [choice.label for choice in self.choices]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-      raise errors.ConfigError(f'axis {self.name}: {twice} is there twice')
 
   @property
   def axes(self) -> tuple['Axis', ...]:
@@ -139,6 +135,11 @@ def points(
       find_choice(single, name, value)
   rules = [(text, _compiled(text, names)) for text in require]
   rows = [list(zip(*(axis.choices for axis in group.axes), strict=True)) for group in axes]
+  for group, choices in zip(axes, rows, strict=True):
+    told = [' '.join(choice.label for choice in combined) for combined in choices]
+    again = next((text for text in told if told.count(text) > 1), None)
+    if again is not None:
+      raise errors.ConfigError(f'axis {"+".join(axis.name for axis in group.axes)}: {again} is there twice')
   found = []
   for combination in itertools.product(*rows):
     point: Point = dict(zip(names, itertools.chain(*combination), strict=True))

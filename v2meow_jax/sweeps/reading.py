@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import hashlib
-import inspect
 import json
 import math
 import re
@@ -138,11 +137,7 @@ def _nearest(name: str) -> str:
   graph = bindings.Graph(['train'])
   known = set(graph.names())
   for selector in graph.reached:
-    try:
-      taken = inspect.signature(inspect.unwrap(gin.get_configurable(selector))).parameters
-    except (ValueError, TypeError):
-      continue
-    known |= {f'{selector}.{parameter}' for parameter in taken}
+    known |= {f'{selector}.{parameter}' for parameter in bindings.parameters(selector)}
   near = difflib.get_close_matches(name, sorted(known), 3, 0.6)
   return f'; near it are {", ".join(near)}' if near else ''
 

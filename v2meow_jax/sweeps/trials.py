@@ -6,6 +6,7 @@ trial.
 """
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,7 @@ class Work:
     inputs: the work of the steps that it names.
     statements: of a training run: what the trial sets.
     resolved: of a training run: what its configuration comes to.
-    size: of a training run.
+    measure: makes `size`.
   """
 
   step: Step | Train
@@ -43,7 +44,12 @@ class Work:
   inputs: Mapping[str, 'Work']
   statements: tuple[str, ...] = ()
   resolved: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  size: Size | None = None
+  measure: Callable[[], Size | None] = lambda: None
+
+  @functools.cached_property
+  def size(self) -> Size | None:
+    """Of a training run, when it is asked for: it takes a second to be found."""
+    return self.measure()
 
   @property
   def name(self) -> str:
@@ -265,7 +271,7 @@ class _Maker:
     return self._finish(
       step, about, depends, point, seed,
       values=values, inputs=inputs, statements=tuple(said.text for said in statements),
-      resolved=resolved, size=self._size(full),
+      resolved=resolved, measure=functools.partial(self._size, full),
     )  # fmt: skip
 
   def _axis(self, name: str) -> axes.Axis:
