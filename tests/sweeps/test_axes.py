@@ -18,9 +18,7 @@ def values(found):
 
 
 def test_all_combinations_in_the_order_of_nested_loops():
-  assert values(points([LAYERS, WIDTH, RATE])) == list(
-    itertools.product((2, 4, 8), (64, 96), (1e-3, 3e-4))
-  )
+  assert values(points([LAYERS, WIDTH, RATE])) == list(itertools.product((2, 4, 8), (64, 96), (1e-3, 3e-4)))
   assert points([]) == [{}]
 
 
@@ -58,7 +56,10 @@ def test_settings_are_chosen_and_compared_by_their_label():
 
 def test_values_become_gin_as_gin_writes_them():
   axis = Axis('levels', 'FINE_LEVELS', ((3, 6), (3, 4)))
-  assert [choice.statements for choice in axis.choices] == [('FINE_LEVELS = (3, 6)',), ('FINE_LEVELS = (3, 4)',)]
+  assert [choice.statements for choice in axis.choices] == [
+    ('FINE_LEVELS = (3, 6)',),
+    ('FINE_LEVELS = (3, 4)',),
+  ]
   assert [choice.label for choice in axis.choices] == ['3-6', '3-4']
 
 

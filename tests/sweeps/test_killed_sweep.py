@@ -24,9 +24,9 @@ layers/Axis.values = (1, 2)
 stage/Train.recipes = ('recipes/nano_semantic.gin',)
 stage/Train.dataset = '{dataset}'
 stage/Train.settings = (
-  'semantic/Stream.codes = 16', 'TransformerConfig.width = 16', 'TransformerConfig.mlp = 16', 'SEMANTIC_CROP = 2',
-  'BATCH_SIZE = 2', 'WARMUP_STEPS = 2', 'TOTAL_STEPS = 200', 'train.checkpoint_every = 10', 'train.eval_every = 40',
-  'train.eval_steps = 1',
+  'semantic/Stream.codes = 16', 'TransformerConfig.width = 16', 'TransformerConfig.mlp = 16',
+  'SEMANTIC_CROP = 2', 'BATCH_SIZE = 2', 'WARMUP_STEPS = 2', 'TOTAL_STEPS = 200', 'train.checkpoint_every = 10',
+  'train.eval_every = 40', 'train.eval_steps = 1',
 )
 """
 
@@ -50,8 +50,12 @@ def test_a_sweep_that_is_killed_five_times_ends_in_the_same_table(small_dataset,
   assert done.returncode == 0, done.stderr
   taken = time.monotonic() - began
   rng = random.Random(0)
-  for number, kind in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL)):
-    child = subprocess.Popen(command(file, killed), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+  for number, kind in enumerate(
+    (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL)
+  ):
+    child = subprocess.Popen(
+      command(file, killed), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     time.sleep(rng.uniform(0.3, 0.9) * taken)
     child.send_signal(kind)
     _, told = child.communicate()
@@ -68,7 +72,9 @@ def test_a_sweep_that_is_killed_five_times_ends_in_the_same_table(small_dataset,
   runs = sorted(path.relative_to(whole) for path in whole.glob('stage/*/run'))
   assert len(runs) == 4
   for run in runs:
-    jax.tree.map(np.testing.assert_array_equal, restore_arrays(whole / run)[0], restore_arrays(killed / run)[0])
+    jax.tree.map(
+      np.testing.assert_array_equal, restore_arrays(whole / run)[0], restore_arrays(killed / run)[0]
+    )
   # Once more there is nothing to be done.
   logs = {path: path.stat().st_size for path in killed.glob('stage/*/log.txt')}
   assert subprocess.run(command(file, killed), capture_output=True).returncode == 0

@@ -3,6 +3,7 @@
 import csv
 import html.parser
 import io
+import itertools
 import json
 import math
 import re
@@ -26,7 +27,9 @@ FINAL = {(1, 0): 3.0, (1, 1): 5.0, (1, 2): 4.0, (2, 0): 2.5, (2, 1): 4.6, (2, 2)
 
 
 def rows(*values, split='validation'):
-  return ''.join(json.dumps({'step': 10 * n, 'split': split, 'time': 0, 'loss': v}) + '\n' for n, v in enumerate(values, 1))
+  return ''.join(
+    json.dumps({'step': 10 * n, 'split': split, 'time': 0, 'loss': v}) + '\n' for n, v in enumerate(values, 1)
+  )
 
 
 @pytest.fixture
@@ -91,7 +94,9 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(made):
   assert '&lt;b&gt;it &amp; that' in text and 'a &lt;title&gt;' in text
 
   class Balance(html.parser.HTMLParser):
-    open: list = []
+    def __init__(self):
+      super().__init__()
+      self.open = []
 
     def handle_starttag(self, tag, attributes):
       if tag not in ('meta', 'br', 'line', 'circle', 'polyline'):
@@ -124,7 +129,7 @@ def test_a_mean_is_drawn_where_all_seeds_are_and_outliers_do_not_press_the_rest_
 def test_ticks_are_round_and_within(span):
   found = curves.ticks(*span)
   assert 3 <= len(found) <= 11 and span[0] - 1e-9 <= found[0] and found[-1] <= span[1] * (1 + 1e-9)
-  steps = {float(f'{b - a:.3g}') for a, b in zip(found, found[1:], strict=False)}
+  steps = {float(f'{b - a:.3g}') for a, b in itertools.pairwise(found)}
   assert len(steps) == 1 and f'{steps.pop():e}'[0] in '125'
 
 

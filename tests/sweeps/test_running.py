@@ -1,4 +1,4 @@
-"""How work is run: in which order, what is tried again, what a failure costs, and what is left by an interruption."""
+"""How work is run: in which order, what is tried again, and what a failure or an interruption costs."""
 
 import os
 import pathlib
@@ -153,7 +153,9 @@ def test_last_words_are_of_the_attempt_and_its_own(tmp_path):
   log.write_text('v2meow: before\n')
   start = log.stat().st_size
   assert state.last_words(tmp_path, start) == ''
-  log.open('a').write('step 3\nTraceback (most recent call last):\n  File x\njax.errors.OOMError: too large\n\n')
+  log.open('a').write(
+    'step 3\nTraceback (most recent call last):\n  File x\njax.errors.OOMError: too large\n\n'
+  )
   assert state.last_words(tmp_path, start) == 'jax.errors.OOMError: too large'
   log.open('a').write('v2meow: the disk is full\nE0000 something\n')
   assert state.last_words(tmp_path, start) == 'the disk is full'
@@ -173,7 +175,11 @@ def test_commands_run_here_and_what_they_say_goes_to_a_file(tmp_path):
   assert runner.states['a-sign'].done() and 0 < runner.states['a-sign'].seconds < 60
   assert (well.folder(tmp_path) / 'log.txt').read_text().startswith('0.')
   assert runner.states['b-sign'] == State(
-    'failed', 1, runner.states['b-sign'].seconds, 2, "there is no command 'nonsense'; v2meow --help lists them"
+    'failed',
+    1,
+    runner.states['b-sign'].seconds,
+    2,
+    "there is no command 'nonsense'; v2meow --help lists them",
   )
 
 
@@ -213,7 +219,8 @@ def _status(pid):
 
 def test_a_sweep_has_one_driver(tmp_path):
   with driving.alone(tmp_path):
-    code = f'import pathlib\nfrom v2meow_jax.sweeps import driving\nwith driving.alone(pathlib.Path({str(tmp_path)!r})): pass'
+    code = 'import pathlib\nfrom v2meow_jax.sweeps import driving\n'
+    code += f'with driving.alone(pathlib.Path({str(tmp_path)!r})): pass'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 1 and 'another v2meow sweep is at work there' in done.stderr
   with driving.alone(tmp_path):
@@ -238,7 +245,7 @@ def test_slurm_that_is_not_there_is_told(monkeypatch):
   monkeypatch.setenv('PATH', '/nowhere')
   with pytest.raises(errors.ConfigError, match=r'^--slurm: .*srun.*; without it, trials run here$'):
     launchers.Slurm({})
-  with pytest.raises(errors.ConfigError, match='--slurm: .*speed'):
+  with pytest.raises(errors.ConfigError, match=r'--slurm: .*speed'):
     launchers.Slurm({'speed': 3}, 'local')
 
 

@@ -24,6 +24,7 @@ MODULES = (
   'v2meow_jax.models.trainable',
   'v2meow_jax.training.guard',
   'v2meow_jax.training.optimizers',
+  'v2meow_jax.training.writers',
   'v2meow_jax.experiment.samples',
   'v2meow_jax.experiment.warm_start',
   'v2meow_jax.data.batches',

@@ -42,6 +42,7 @@ def train(
   hang_seconds: float = 1800.0,
   most_padding: float = 0.5,
   allow_changes: bool = False,
+  writers: tuple[Callable, ...] = (),
   instead: Callable | None = None,
 ):
   """Trains into `model_dir`, or goes on from the latest checkpoint there; see `training.loop.train`.
@@ -66,6 +67,7 @@ def train(
     hang_seconds: end the process after so long without progress.
     most_padding: share of a crop that may lie behind the end of its clip, on the average.
     allow_changes: whether a run may go on with another seed, batch size or dataset.
+    writers: what else is told the run's numbers: `(@Wandb(),)`, `(@Mlflow(),)`.
     instead: called with trainable, batches, partitioner and guard, in place of training.
   """
   partitioner, guard = partitioner or Partitioner(), guard or Guard()
@@ -91,6 +93,7 @@ def train(
     seed=seed,
     started=started,
     agreed=_common() | {'data': data},
+    writers=writers,
     total_steps=total_steps,
     eval_steps=eval_steps,
     log_every=log_every,

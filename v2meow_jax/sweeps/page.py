@@ -23,6 +23,7 @@ tr.base td { font-weight: 600 }
 .better { color: #1a7f37 } .worse { color: #c0392b }
 small, .soft { color: #777 }
 .failed { color: #c0392b; overflow-wrap: anywhere }
+span.key { white-space: nowrap }
 i.dot { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .45em }
 svg { width: 100%; max-width: 60em; height: auto; font: 12px system-ui, sans-serif; fill: currentColor }
 svg .grid { stroke: #8884 }
@@ -30,7 +31,8 @@ svg .grid { stroke: #8884 }
 .bar b { display: block; height: 100%; background: #1f77b4 }
 @media (max-width: 40em) {
   body { font-size: 14px; margin-top: .5em } th, td { padding: .25em .5em }
-  td:first-child { white-space: normal; min-width: 6em }
+  td:first-child { white-space: normal }
+  th { overflow-wrap: anywhere; max-width: 9em } svg { font-size: 22px }
 }
 """
 
@@ -104,7 +106,7 @@ def _name(number: int, row: Row, compared: bool) -> str:
   if table.status(row) != 'done':
     marks.append(table.status(row))
   soft = f' <small>{html.escape(", ".join(marks))}</small>' if marks else ''
-  return f'{dot}{html.escape(row.name)}{soft}'
+  return f'<span class="key">{dot}{html.escape(row.name)}</span>{soft}'
 
 
 def _told(found: Estimate | None) -> str:
@@ -142,7 +144,7 @@ def _pictures(results: Results) -> str:
   if not parts:
     return ''
   dots = ' &nbsp; '.join(
-    f'<span><i class="dot" style="background:{curves.colour(n)}"></i>{html.escape(name)}</span>'
+    f'<span class="key"><i class="dot" style="background:{curves.colour(n)}"></i>{html.escape(name)}</span>'
     for n, name in enumerate(names)
   )
   return f'{"".join(parts)}<p>{dots}</p>'

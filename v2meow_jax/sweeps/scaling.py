@@ -74,7 +74,7 @@ def fit(
 
   low = float(wanted.min())
   best = None
-  beginnings = itertools.product((0.0, 5.0, 10.0), (0.0, 5.0, 10.0), (low - 1.0, low), (0.3, 0.8), (0.3, 0.8))
+  beginnings = itertools.product((0.0, 5.0, 10.0), (0.0, 5.0, 10.0), (low - 0.5,), (0.5,), (0.5,))
   for start in beginnings:
     found = optimize.minimize(distance, start, jac=True, method='L-BFGS-B', options={'maxiter': 5000})
     if best is None or found.fun < best.fun:

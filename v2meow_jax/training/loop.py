@@ -1,7 +1,7 @@
 """The training loop: feeds steps, evaluates, records, saves, and stops when asked to."""
 
 import collections
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from v2meow_jax.training.protocols import Batches, Sampler, Trainable, WarmStart
 from v2meow_jax.training.run import Run, Settings
 from v2meow_jax.training.signals import Signals
 from v2meow_jax.training.tracing import Tracer
+from v2meow_jax.training.writers import Open
 
 # Steps that are dispatched before the metrics of the first of them are looked at.
 AHEAD = 2
@@ -25,10 +26,10 @@ class Interrupted(Exception):
   """The run was asked to stop; its state is saved and it can be resumed."""
 
 
-def _loop(run: Run) -> Any:
+def _loop(run: Run, writers: Sequence[Open]) -> Any:
   """Trains to the end; the final state."""
   settings, clock = run.settings, run.clock
-  writer = metrics.MetricWriter(run.run_dir, run.step) if run.main else metrics.Silence()
+  writer = metrics.MetricWriter(run.run_dir, run.step, writers) if run.main else metrics.Silence()
   progress = metrics.TrainingProgress(settings.total_steps, run.step) if run.main else metrics.Silence()
   devices = list(run.partitioner.mesh.devices.flat)
   speed = health.Speedometer(
@@ -153,6 +154,7 @@ def train(
   seed: int = 0,
   started: Callable[[int], None] | None = None,
   agreed: Mapping[str, str] | None = None,
+  writers: Sequence[Open] = (),
   **settings,
 ) -> Any:
   """Trains to `total_steps`, from the latest checkpoint of `run_dir` where there is one.
@@ -173,6 +175,7 @@ def train(
     started: called with the step once the run directory has been found fit to go on in; what it raises ends
       the run before anything is changed.
     agreed: what all processes of the run must have in common.
+    writers: make what else is told the run's numbers.
     **settings: of `Settings`, `total_steps` at least.
 
   Returns:
@@ -189,4 +192,4 @@ def train(
   run.open(warm_start, started)
   run.compile()
   agreement.agree('compiled step', {'step': agreement.digest(run.program)})
-  return _loop(run)
+  return _loop(run, writers)
