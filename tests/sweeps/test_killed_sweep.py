@@ -1,7 +1,6 @@
 """A sweep that is killed at random, again and again, ends in the table of one that was not."""
 
 import csv
-import os
 import random
 import signal
 import subprocess
@@ -15,24 +14,25 @@ import pytest
 from v2meow_jax import terminal
 from v2meow_jax.training.checkpoints import restore_arrays
 
-SWEEP = """
+STEPS = 100
+SWEEP = f"""
 Sweep.steps = (@stage/Train(),)
-Sweep.seeds = (0, 1)
 Sweep.axes = (@layers/Axis(),)
 layers/Axis.parameter = 'TransformerConfig.layers'
-layers/Axis.values = (1, 2)
+layers/Axis.values = (1, 2, 3)
 stage/Train.recipes = ('recipes/nano_semantic.gin',)
-stage/Train.dataset = '{dataset}'
+stage/Train.dataset = 'DATASET'
 stage/Train.settings = (
   'semantic/Stream.codes = 16', 'TransformerConfig.width = 16', 'TransformerConfig.mlp = 16',
-  'SEMANTIC_CROP = 2', 'BATCH_SIZE = 2', 'WARMUP_STEPS = 2', 'TOTAL_STEPS = 200', 'train.checkpoint_every = 10',
-  'train.eval_every = 40', 'train.eval_steps = 1',
+  'SEMANTIC_CROP = 2', 'BATCH_SIZE = 2', 'WARMUP_STEPS = 2', 'TOTAL_STEPS = {STEPS}',
+  'train.checkpoint_every = 5', 'train.eval_every = 20', 'train.eval_steps = 1',
 )
 """
+KILLS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL)
 
 
 def command(file, out):
-  return [sys.executable, '-m', 'v2meow_jax', 'sweep', str(file), f'--out={out}', '--jobs=2']
+  return [sys.executable, '-m', 'v2meow_jax', 'sweep', str(file), f'--out={out}']
 
 
 def table(out):
@@ -40,37 +40,43 @@ def table(out):
     return [{name: value for name, value in row.items() if name != 'seconds'} for row in csv.DictReader(file)]
 
 
+def reached(out):
+  """Steps that are saved, of all runs together."""
+  steps: dict = {}
+  for path in out.glob('stage/*/run/checkpoints/*'):
+    if path.name.isdigit():
+      steps[path.parent] = max(steps.get(path.parent, 0), int(path.name))
+  return sum(steps.values())
+
+
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_five_times_ends_in_the_same_table(small_dataset, tmp_path):
   file = tmp_path / 'sweep.gin'
-  file.write_text(SWEEP.replace('{dataset}', str(small_dataset)))
+  file.write_text(SWEEP.replace('DATASET', str(small_dataset)))
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-  began = time.monotonic()
-  done = subprocess.run(command(file, whole), capture_output=True, text=True)
-  assert done.returncode == 0, done.stderr
-  taken = time.monotonic() - began
   rng = random.Random(0)
-  for number, kind in enumerate(
-    (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL)
-  ):
+  for kind, steps in zip(KILLS, sorted(rng.sample(range(5, 3 * STEPS - 40), len(KILLS))), strict=True):
     child = subprocess.Popen(
       command(file, killed), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(rng.uniform(0.3, 0.9) * taken)
+    while reached(killed) < steps and child.poll() is None:
+      time.sleep(0.05)
+    time.sleep(rng.uniform(0, 1))
     child.send_signal(kind)
     _, told = child.communicate()
-    under_way = sorted(path.parent.name for path in killed.glob('*/*/run') if path.is_dir())
-    print(f'{number}: {kind.name}, exit status {child.returncode}; begun: {", ".join(under_way)}')
-    if child.returncode == 0:
-      continue  # it had ended by then
-    if kind != signal.SIGKILL and 'stopped' in told:
+    print(f'{kind.name} after {reached(killed)} saved steps: exit status {child.returncode}', flush=True)
+    if kind == signal.SIGKILL:
+      assert child.returncode == -signal.SIGKILL
+    else:
       assert child.returncode == terminal.AGAIN and 'run the same command to go on' in told
-  done = subprocess.run(command(file, killed), capture_output=True, text=True, env=os.environ)
+  done = subprocess.run(command(file, killed), capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
-  assert table(killed) == table(whole) and len(table(whole)) == 2
+  done = subprocess.run(command(file, whole), capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert table(killed) == table(whole) and len(table(whole)) == 3
   assert all(row['status'] == 'done' for row in table(whole))
   runs = sorted(path.relative_to(whole) for path in whole.glob('stage/*/run'))
-  assert len(runs) == 4
+  assert len(runs) == 3
   for run in runs:
     jax.tree.map(
       np.testing.assert_array_equal, restore_arrays(whole / run)[0], restore_arrays(killed / run)[0]

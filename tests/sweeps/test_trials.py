@@ -1,4 +1,4 @@
-"""Sweeps as data, of which nothing is run: which trials there are, what they share, what signatures depend on."""
+"""Sweeps as data, of which nothing is run: their trials, what those share, what signatures depend on."""
 
 import pathlib
 
