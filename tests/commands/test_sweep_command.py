@@ -1,4 +1,4 @@
-"""`v2meow sweep`: what is planned, what is refused in one sentence, a pipeline of quick commands to its page."""
+"""`v2meow sweep`: what it plans, what it refuses in one sentence, and a quick pipeline to its page."""
 
 import json
 import subprocess

@@ -140,7 +140,7 @@ REFUSED = {
     'layer.*near it are TransformerConfig.layers',
   ),
   'no such macro': (dict(axes=(Axis('batch', 'BATCH_SZE', (1,)),)), 'nothing reads BATCH_SZE.*BATCH_SIZE'),
-  'no such configurable': (dict(axes=(Axis('layers', 'Transfomer.layers', (1,)),)), 'axis layers.*Transfomer'),
+  'no such configurable': (dict(axes=(Axis('n', 'Transfomer.layers', (1,)),)), 'axis n.*Transfomer'),
   'not read here': (dict(axes=(Axis('b2', 'adafactor.decay', (1,)),)), 'axis b2'),
   'wrong type': (
     dict(axes=(Axis('layers', 'TransformerConfig.layers', (1, 'two')),)),

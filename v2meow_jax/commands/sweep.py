@@ -35,14 +35,17 @@ def main(argv: list[str]) -> int:
     return 0
   launcher = launchers.Slurm(sweep.slurm) if args.slurm else launchers.Here(jobs)
   title = pathlib.Path(args.file).stem.replace('_', ' ')
+  flags = [f'--gin_search_paths={args.gin_search_paths}'] if args.gin_search_paths else []
   with driving.alone(root):
     try:
-      results = driving.Driver(sweep, found, root, title, launcher, jobs, args.retries).run()
+      results = driving.Driver(sweep, found, root, title, launcher, jobs, args.retries, flags).run()
     except (KeyboardInterrupt, terminal.Stopped):
       terminal.say(f'v2meow: stopped; run the same command to go on. {names.shown(root / "index.html")}')
       return terminal.AGAIN
   print(table.markdown(results))
   print(root / 'index.html')
+  if not results.metrics:
+    terminal.say_error(f'no metric is called like any of {", ".join(sweep.metrics)}; see Sweep.metrics')
   failures = [words for row in results.rows for words in row.failures]
   for words in dict.fromkeys(failures):
     terminal.say_error(words)

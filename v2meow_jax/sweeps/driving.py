@@ -76,6 +76,7 @@ class Driver:
     launcher: where work runs.
     jobs: pieces of work at once.
     retries: further attempts of what fails.
+    flags: further ones of `v2meow train`.
   """
 
   def __init__(
@@ -87,10 +88,11 @@ class Driver:
     launcher: Launcher,
     jobs: int,
     retries: int,
+    flags: Sequence[str] = (),
   ):
     self._sweep, self._trials, self._root, self._title = sweep, found, root, title
     self._progress = terminal.Progress(quiet=True)
-    self._runner = Runner(root, launcher, jobs, retries, self._changed, self._progress.say)
+    self._runner = Runner(root, launcher, jobs, retries, self._changed, self._progress.say, flags)
     self._left: dict[str, int] = {}  # combination -> step at which halving left it
     self._written = -PAGE_SECONDS
     self._seen: tuple = ()

@@ -122,7 +122,7 @@ class Row:
     cells: by metric.
     curves: metric -> seed -> curve.
     parameters: of its training runs together; None: it has none.
-    steps: of its training runs together, of one seed.
+    steps, tokens: of its training runs together, of one seed.
     flops: of one seed's training; None: unknown.
     seconds: of one seed, on the average.
     failures: words of what failed.
@@ -137,6 +137,7 @@ class Row:
   curves: Mapping[str, Mapping[int, tuple[tuple[int, float], ...]]]
   parameters: int | None
   steps: int
+  tokens: int
   flops: float | None
   seconds: float
   failures: tuple[str, ...]
@@ -274,6 +275,7 @@ def _row(
     curves=curves,
     parameters=sum(size.parameters for size in sizes) if sizes else None,
     steps=sum(size.steps for size in sizes),
+    tokens=sum(size.steps * size.tokens for size in sizes),
     flops=sum(flops) if flops and len(flops) == len(sizes) else None,
     seconds=sum(found.seconds for states in known for found in states) / len(group),
     failures=tuple(dict.fromkeys(words)),

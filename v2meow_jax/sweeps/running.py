@@ -43,6 +43,7 @@ class Runner:
     retries: further attempts of what fails.
     changed: called now and then, and with every change.
     say: shows a line that stays.
+    flags: further ones of `v2meow train`.
   """
 
   def __init__(
@@ -53,9 +54,10 @@ class Runner:
     retries: int = 2,
     changed: Callable[[Sequence[str]], None] = lambda running: None,
     say: Callable[[str], None] = terminal.say,
+    flags: Sequence[str] = (),
   ):
     self.root, self._launcher, self._jobs, self._retries = root, launcher, jobs, retries
-    self._changed, self._say = changed, say
+    self._changed, self._say, self._flags = changed, say, list(flags)
     self.states: dict[str, State] = {}  # by the work's signature
 
   def run(self, works: Iterable[Work], until: int | None = None) -> None:
@@ -147,6 +149,7 @@ class Runner:
     arguments = work.arguments(self.root)
     if isinstance(work.step, Train):
       files.write_text(work.folder(self.root) / 'trial.gin', work.configuration(self.root))
+      arguments += self._flags
       return arguments if until is None else [*arguments, f'--gin.train.total_steps={until}']
     out = work.output(self.root)
     if work.step.command not in RESUMED:

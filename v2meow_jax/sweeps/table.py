@@ -141,7 +141,9 @@ def as_csv(results: Results) -> str:
   axes = list(results.rows[0].labels) if results.rows else []
   parts = ('final', 'low', 'high', 'best', 'difference', 'difference_low', 'difference_high')
   fields = [f'{metric}:{part}' for metric in results.metrics for part in parts]
-  writer.writerow([*axes, 'baseline', 'status', 'seeds', *fields, 'parameters', 'steps', 'flops', 'seconds'])
+  writer.writerow(
+    [*axes, 'baseline', 'status', 'seeds', *fields, 'parameters', 'steps', 'tokens', 'flops', 'seconds']
+  )
   for row in results.rows:
     numbers: list[object] = []
     for metric in results.metrics:
@@ -152,6 +154,6 @@ def as_csv(results: Results) -> str:
       other = cell.difference
       numbers += [cell.final.value, cell.final.low, cell.final.high, cell.best.value]
       numbers += [other.value, other.low, other.high] if other else [None] * 3
-    cost = (row.parameters, row.steps, row.flops, round(row.seconds, 1))
+    cost = (row.parameters, row.steps, row.tokens, row.flops, round(row.seconds, 1))
     writer.writerow([*row.labels.values(), row.baseline, status(row), row.trials, *numbers, *cost])
   return out.getvalue()
