@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 COLOURS = ('#1f77b4', '#d62728', '#2ca02c', '#9467bd', '#ff7f0e', '#17becf', '#8c564b', '#e377c2', '#7f7f7f')
 _WIDTH, _HEIGHT = 720, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 10, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 30, 14, 40
 
 Curve = Sequence[tuple[int, float]]
 
@@ -69,8 +69,8 @@ def svg(curves: Mapping[int, Mapping[int, Curve]], names: Sequence[str], label: 
     )
     parts.append(f'<text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
   for step in ticks(first, last, 6):
-    parts.append(f'<text x="{x(step):.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{step:g}</text>')
-  parts.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 3}" text-anchor="middle">step</text>')
+    parts.append(f'<text x="{x(step):.1f}" y="{_HEIGHT - 21}" text-anchor="middle">{step:g}</text>')
+  parts.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 2}" text-anchor="middle">step</text>')
   for row, by_seed in finite.items():
     many = len(by_seed) > 1
     for curve in by_seed:

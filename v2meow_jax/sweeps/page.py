@@ -23,6 +23,7 @@ tr.base td { font-weight: 600 }
 .better { color: #1a7f37 } .worse { color: #c0392b }
 small, .soft { color: #777 }
 .failed { color: #c0392b; overflow-wrap: anywhere }
+li { overflow-wrap: anywhere }
 span.key { white-space: nowrap }
 i.dot { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .45em }
 svg { width: 100%; max-width: 60em; height: auto; font: 12px system-ui, sans-serif; fill: currentColor }
@@ -31,7 +32,8 @@ svg .grid { stroke: #8884 }
 .bar b { display: block; height: 100%; background: #1f77b4 }
 @media (max-width: 40em) {
   body { font-size: 14px; margin-top: .5em } th, td { padding: .25em .5em }
-  td:first-child { white-space: normal }
+  th:first-child, td:first-child { white-space: normal; max-width: 38vw }
+  td:first-child .key { white-space: normal }
   th { overflow-wrap: anywhere; max-width: 9em } svg { font-size: 22px }
 }
 """
