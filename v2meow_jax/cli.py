@@ -12,6 +12,7 @@ COMMANDS = {
   'fit-semantic': 'clusters for the semantic tokens, from a dataset',
   'fit-style': 'codebooks for style tokens, from a dataset',
   'train': 'a codec or a stage, configured by gin',
+  'sweep': 'many trainings or whole pipelines, to one table',
   'precompile': 'what a training step needs, compiled but not run',
   'plan': 'what a training step needs, estimated',
   'codec': 'encode, decode, and a report on how good a codec is',

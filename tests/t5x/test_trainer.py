@@ -116,7 +116,8 @@ def test_t5x_trains_a_stage_and_ours_goes_on_alike(theirs, directory, tmp_path, 
     cli.main(['t5x', 'import', str(model_dir / 'checkpoint_0'), f'--out={tmp_path / "run"}', *flags]) == 0
   )
   assert 'arrays of Adafactor matched' in capsys.readouterr().out
-  more = [f'--gin.MODEL_DIR={str(tmp_path / "run")!r}', '--gin.Settings.log_every=1', '--gin.Settings.eval_steps=2']
+  more = [f'--gin.MODEL_DIR={str(tmp_path / "run")!r}']
+  more += ['--gin.Settings.log_every=1', '--gin.Settings.eval_steps=2']
   assert cli.main(['train', *flags, *more]) == 0
   rows = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
   ours = {row['step']: row['loss'] for row in rows if row['split'] == 'train'}

@@ -1,6 +1,7 @@
 """What people bind by gin, held against what reads it: nothing that is misspelt or of a wrong type passes."""
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -143,6 +144,48 @@ class Graph:
         name, value = match[1], self._values['', 'macro', match[1]]
       found.append((selector, parameter, name, value))
     return found
+
+  def resolved(self) -> dict[str, str]:
+    """What is read, without names of macros: scope/selector.parameter -> value, in one way of writing it.
+
+    A value that is the parameter's default is left out, so that saying it makes no difference.
+    """
+    found = {}
+    for (scope, selector, parameter), value in self._values.items():
+      name = f'{scope}/{selector}.{parameter}'.lstrip('/')
+      if selector == 'macro' or not self.reads(name):
+        continue
+      text = self._without_macros(value)
+      with contextlib.suppress(ValueError, SyntaxError):  # it holds references
+        given = ast.literal_eval(text)
+        if (type(given), given) == _default(selector, parameter):
+          continue
+        text = repr(given)
+      found[name] = text
+    return found
+
+  def _without_macros(self, value: str) -> str:
+    def inner(match: re.Match) -> str:
+      held = self._values.get(('', 'macro', match[1]))
+      return match[0] if held is None else self._without_macros(held)
+
+    return re.sub(r'%([\w.]+)', inner, value)
+
+
+def _default(selector: str, parameter: str) -> tuple[type, typing.Any] | None:
+  """(type, value) of a parameter's default; None where there is none."""
+  taken = parameters(selector)
+  return (type(taken[parameter].default), taken[parameter].default) if parameter in taken else None
+
+
+def parameters(selector: str) -> dict[str, inspect.Parameter]:
+  """What a configurable takes; nothing where there is none of this name."""
+  try:
+    made = inspect.unwrap(gin.get_configurable(selector))
+    # Of a class gin makes another one, whose constructor alone tells what it takes.
+    return dict(inspect.signature(made.__init__ if isinstance(made, type) else made).parameters)
+  except (ValueError, TypeError):
+    return {}
 
 
 def check(bindings: Sequence[Binding], roots: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ MODULES = (
   'v2meow_jax.models.trainable',
   'v2meow_jax.training.guard',
   'v2meow_jax.training.optimizers',
+  'v2meow_jax.training.writers',
   'v2meow_jax.experiment.samples',
   'v2meow_jax.experiment.warm_start',
   'v2meow_jax.data.batches',
@@ -80,29 +81,17 @@ def load(args: argparse.Namespace, recipe: bool = True, roots: Sequence[str] = (
     errors.ConfigError: a missing file, an unknown name, a value that is not Python or of a wrong type, a
       binding that nothing reads.
   """
-  for module in MODULES:
-    importlib.import_module(module)
-  # gin also looks for gin files inside importable packages, and fails with a TypeError where the working
-  # directory has a plain folder of that name, such as data/ or runs/. Files alone are wanted.
-  readers = gin_config._FILE_READERS
-  readers[:] = [reader for reader in readers if reader[0] is open]
-  folders = [*filter(None, args.gin_search_paths.split(',')), str(gin_directory())]
-  for path in folders:
-    if path not in gin_config._LOCATION_PREFIXES:  # gin would name it again and again
-      gin.add_config_file_search_path(path)
+  folders = begin(args.gin_search_paths)
   if recipe and not args.gin_file:
     raise errors.ConfigError(
       'no --gin_file is given; recipes are under gin/recipes, e.g. recipes/tiny_codec.gin'
     )
-  logging.disable(logging.ERROR)  # gin logs an error for each search path that a file is not in
-  try:
+  with quiet():
     with explained('the gin configuration'):
       gin.parse_config_files_and_bindings(args.gin_file, None, finalize_config=False)
     for binding in args.bindings:
       with explained(f'--gin.{binding}'):
         gin.parse_config(binding)
-  finally:
-    logging.disable(logging.NOTSET)
   # A macro that a recipe leaves to the caller; gin would hand its marker on as if it were a value.
   missing = re.findall(r'^(\w+) = %gin\.REQUIRED$', gin.config_str(), re.MULTILINE)
   if missing:
@@ -112,6 +101,31 @@ def load(args: argparse.Namespace, recipe: bool = True, roots: Sequence[str] = (
   written = bindings.written(args.gin_file, args.bindings, ['', *folders], gin_directory())
   bindings.tell_overridden(written)
   bindings.check(written, roots)
+
+
+def begin(search_paths: str = '') -> list[str]:
+  """Imports what gin may name, and tells gin where files lie; those folders, in their order."""
+  for module in MODULES:
+    importlib.import_module(module)
+  # gin also looks for gin files inside importable packages, and fails with a TypeError where the working
+  # directory has a plain folder of that name, such as data/ or runs/. Files alone are wanted.
+  readers = gin_config._FILE_READERS
+  readers[:] = [reader for reader in readers if reader[0] is open]
+  folders = [*filter(None, search_paths.split(',')), str(gin_directory())]
+  for path in folders:
+    if path not in gin_config._LOCATION_PREFIXES:  # gin would name it again and again
+      gin.add_config_file_search_path(path)
+  return folders
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+  """Around gin's reading of files: it logs an error for each search path that a file is not in."""
+  logging.disable(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.disable(logging.NOTSET)
 
 
 def constructor_error(error: BaseException) -> str | None:

@@ -32,6 +32,7 @@ def train(
   seed: int = 0,
   most_padding: float = 0.5,
   allow_changes: bool = False,
+  writers: tuple[Callable, ...] = (),
   instead: Callable | None = None,
 ):
   """Trains into `model_dir`, or goes on from the latest checkpoint there; see `training.loop.train`.
@@ -49,6 +50,7 @@ def train(
     seed: of everything random in training.
     most_padding: share of a crop that may lie behind the end of its clip, on the average.
     allow_changes: whether a run may go on with another seed, batch size or dataset.
+    writers: what else is told the run's numbers: `(@Wandb(),)`, `(@Mlflow(),)`.
     instead: called with trainable, batches, partitioner and guard, in place of training.
   """
   partitioner, guard = partitioner or Partitioner(), guard or Guard()
@@ -74,6 +76,7 @@ def train(
     seed=seed,
     started=started,
     agreed=_common() | {'data': data},
+    writers=writers,
     **vars(settings),
   )
 

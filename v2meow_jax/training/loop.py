@@ -17,6 +17,7 @@ from v2meow_jax.training.protocols import Batches, Sampler, Trainable, WarmStart
 from v2meow_jax.training.run import Run, Settings
 from v2meow_jax.training.signals import Signals
 from v2meow_jax.training.tracing import Tracer
+from v2meow_jax.training.writers import Open
 
 # Steps that are dispatched before the metrics of the first of them are looked at.
 AHEAD = 2
@@ -47,10 +48,10 @@ class Timers:
     return due
 
 
-def _loop(run: Run) -> Any:
+def _loop(run: Run, writers: Sequence[Open]) -> Any:
   """Trains to the end; the final state."""
   settings, clock = run.settings, run.clock
-  writer = metrics.MetricWriter(run.run_dir, run.step) if run.main else metrics.Silence()
+  writer = metrics.MetricWriter(run.run_dir, run.step, writers) if run.main else metrics.Silence()
   progress = metrics.TrainingProgress(settings.total_steps, run.step) if run.main else metrics.Silence()
   devices = list(run.partitioner.mesh.devices.flat)
   speed = health.Speedometer(
@@ -181,6 +182,7 @@ def train(
   seed: int = 0,
   started: Callable[[int], None] | None = None,
   agreed: Mapping[str, str] | None = None,
+  writers: Sequence[Open] = (),
   **settings,
 ) -> Any:
   """Trains to `total_steps`, from the latest checkpoint of `run_dir` where there is one.
@@ -201,6 +203,7 @@ def train(
     started: called with the step once the run directory has been found fit to go on in; what it raises ends
       the run before anything is changed.
     agreed: what all processes of the run must have in common.
+    writers: make what else is told the run's numbers.
     **settings: of `Settings`, `total_steps` at least.
 
   Returns:
@@ -217,4 +220,4 @@ def train(
   run.open(warm_start, started)
   run.compile()
   agreement.agree('compiled step', {'step': agreement.digest(run.program)})
-  return _loop(run)
+  return _loop(run, writers)

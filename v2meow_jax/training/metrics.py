@@ -1,86 +1,16 @@
-"""Where a run's numbers go: `metrics.jsonl`, TensorBoard, and a line on the terminal."""
+"""Where a run's numbers go: `metrics.jsonl`, further writers, and a line on the terminal."""
 
-import io
+import contextlib
 import json
-import pathlib
-import struct
 import sys
-import tempfile
 import time
-import types
-import wave
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
-from v2meow_jax import stores, terminal
-
-UPLOAD_SECONDS = 60.0
-
-
-class _Events:
-  """TensorBoard's own event writer.
-
-  It appends, which object stores cannot: for one, the file is written on this machine and its whole is
-  uploaded every minute.
-
-  Raises:
-    ImportError: TensorBoard is not installed.
-  """
-
-  def __init__(self, path: epath.Path):
-    # A module of this name tells TensorBoard to do without TensorFlow, which would take seconds to import,
-    # and memory of the GPU.
-    sys.modules.setdefault('tensorboard.compat.notf', types.ModuleType('tensorboard.compat.notf'))
-    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined] (generated at import)
-    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-    self._event, self._summary = Event, Summary
-    self._path, self._local, self._uploaded = path, None, time.monotonic()
-    if stores.is_remote(path):
-      self._local = tempfile.TemporaryDirectory()
-    self._writer = EventFileWriter(self._local.name if self._local else str(path))
-
-  def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    self._add(step, [self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()])
-
-  def media(self, step: int, files: Mapping[str, bytes]) -> None:
-    values = []
-    for name, data in files.items():
-      if name.endswith('.png'):
-        width, height = struct.unpack('>II', data[16:24])  # of the header chunk, which comes first
-        image = self._summary.Image(height=height, width=width, colorspace=4, encoded_image_string=data)
-        values.append(self._summary.Value(tag=name, image=image))
-      elif name.endswith('.wav'):
-        with wave.open(io.BytesIO(data)) as file:
-          about = {'num_channels': file.getnchannels(), 'length_frames': file.getnframes()}
-          rate = file.getframerate()
-        sound = self._summary.Audio(
-          sample_rate=rate, encoded_audio_string=data, content_type='audio/wav', **about
-        )
-        values.append(self._summary.Value(tag=name, audio=sound))
-    self._add(step, values)
-
-  def _add(self, step: int, values: list) -> None:
-    self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
-    self._writer.flush()
-    if self._local and time.monotonic() - self._uploaded > UPLOAD_SECONDS:
-      self._upload()
-
-  def _upload(self) -> None:
-    assert self._local is not None
-    self._path.mkdir(parents=True, exist_ok=True)
-    for file in pathlib.Path(self._local.name).iterdir():
-      (self._path / file.name).write_bytes(file.read_bytes())
-    self._uploaded = time.monotonic()
-
-  def close(self) -> None:
-    self._writer.close()
-    if self._local:
-      self._upload()
-      self._local.cleanup()
+from v2meow_jax import files, stores, terminal
+from v2meow_jax.training.writers import UPLOAD_SECONDS, Open, TensorBoard, Writer
 
 
 class MetricWriter:
@@ -89,46 +19,58 @@ class MetricWriter:
   A line of `metrics.jsonl` is `{"step": n, "split": "train", "time": seconds, name: value, ...}`.
   On resuming at a step, lines of later steps (of a run that was killed) are dropped first. Lines are
   appended; to an object store, which appends nothing, the whole is written every minute and at the end.
+  TensorBoard sees the same where it is installed, and so do further writers.
+
+  Args:
+    run_dir: the run's.
+    step: that it goes on from.
+    also: makes further writers, each of the run's directory.
   """
 
-  def __init__(self, run_dir: epath.PathLike, step: int = 0):
+  def __init__(self, run_dir: epath.PathLike, step: int = 0, also: Sequence[Open] = ()):
     self._path = epath.Path(run_dir) / 'metrics.jsonl'
     self._lines: list[str] = []
     if self._path.exists():
       kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
       self._lines = kept if step else []
-    self._flush()
-    try:
-      self._events = _Events(epath.Path(run_dir) / 'events')
-    except ImportError:
-      self._events = None
+    self._whole()
+    self._writers: list[Writer] = []
+    with contextlib.suppress(ImportError):
+      self._writers.append(TensorBoard(epath.Path(run_dir) / 'events'))
+    self._writers += [make(epath.Path(run_dir)) for make in also]
 
   def write(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
     """Records the scalars of one step."""
     values = {name: float(value) for name, value in scalars.items()}
     self._lines.append(json.dumps({'step': step, 'split': split, 'time': round(time.time(), 3), **values}))
-    self._flush()
-    if self._events:
-      self._events.write(step, {f'{split}/{name}': value for name, value in values.items()})
+    if not stores.is_remote(self._path):
+      with open(self._path, 'a') as file:
+        file.write(self._lines[-1] + '\n')
+    elif time.monotonic() - self._written > UPLOAD_SECONDS:
+      self._whole()
+    for writer in self._writers:
+      writer.write(step, {f'{split}/{name}': value for name, value in values.items()})
 
   def media(self, step: int, directory: epath.Path) -> None:
-    """Shows the PNG and WAV files of a folder in TensorBoard, by their names."""
-    if self._events:
-      self._events.media(step, {path.name: path.read_bytes() for path in sorted(directory.iterdir())})
+    """Shows the PNG and WAV files of a folder, by their names."""
+    for writer in self._writers:
+      writer.media(step, {path.name: path.read_bytes() for path in sorted(directory.iterdir())})
 
   def forget_after(self, step: int) -> None:
     """Drops the lines of later steps, which the run has gone back behind."""
     self._lines = [line for line in self._lines if _step_of(line) <= step]
-    self._flush()
+    self._whole()
 
-  def _flush(self) -> None:
-    # Written whole each time: object stores append nothing, and the file stays small.
-    self._path.write_text(''.join(line + '\n' for line in self._lines))
+  def _whole(self) -> None:
+    files.write_text(self._path, ''.join(line + '\n' for line in self._lines))
+    self._written = time.monotonic()
 
   def close(self) -> None:
-    """Closes the event file."""
-    if self._events:
-      self._events.close()
+    """Closes what is open."""
+    if stores.is_remote(self._path):
+      self._whole()
+    for writer in self._writers:
+      writer.close()
 
 
 def _step_of(line: str) -> int:
