@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from v2meow_jax import errors
-from v2meow_jax.encoders import clap, motion, semantic, style, waveform
+from v2meow_jax.encoders import clap, clip, motion, semantic, siglip, style, waveform
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.encoders.entry import Entry, Given, Identity, Option, Sources
 
@@ -16,6 +16,8 @@ ENTRIES = (
   semantic.ENTRY,
   waveform.ENTRY,
   clap.ENTRY,
+  clip.ENTRY,
+  siglip.ENTRY,
   style.ENTRY,
 )  # fmt: skip
 
