@@ -2,7 +2,7 @@
 
     python tools/make_encoder_fixtures.py --out=tests/encoders/fixtures [clip siglip ...]
 
-Each is a safetensors file: `weights/NAME` as published, `in/...`, `out/...`, and `config.json` in its metadata.
+Each is a safetensors file: `weights/NAME` as published, `in/...`, `out/...`, `config.json` in its metadata.
 Needs torch and transformers.
 """
 

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--out', type=terminal.local_path, required=True, help='directory of the dataset')
   parser.add_argument(
     '--streams',
-    help=f'comma-separated, of {streams}; video/motion where neither this nor a file of gin/encoders is given',
+    help=f'comma-separated, of {streams}; without it and files of gin/encoders: video/motion',
   )
   parser.add_argument('--bundle', type=terminal.local_path, help='whose encoders and codec to use')
   for option in registry.options(ENTRIES):

@@ -29,7 +29,8 @@ MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 
 # transformers' defaults, which published files leave out.
 _COMMON = {'layer_norm_eps': 1e-5, 'hidden_act': 'quick_gelu', 'num_hidden_layers': 12}
 VISION = _COMMON | {
-  'hidden_size': 768, 'intermediate_size': 3072, 'num_attention_heads': 12, 'patch_size': 32, 'image_size': 224,
+  'hidden_size': 768, 'intermediate_size': 3072, 'num_attention_heads': 12, 'patch_size': 32,
+  'image_size': 224,
 }  # fmt: skip
 TEXT = _COMMON | {
   'hidden_size': 512, 'intermediate_size': 2048, 'num_attention_heads': 8, 'vocab_size': 49408,

@@ -254,7 +254,7 @@ def windows_of(network: Network, clip: MediaClip) -> Iterator[np.ndarray]:
 def _lasting(units: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
   """The units, and the last one for ever."""
   unit = None
-  for unit in units:  # noqa: B007
+  for unit in units:
     yield unit
   if unit is not None:
     yield from itertools.repeat(unit)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from v2meow_jax import errors
-from v2meow_jax.encoders import clap, clip, motion, semantic, siglip, style, waveform
+from v2meow_jax.encoders import clap, clip, i3d, motion, semantic, siglip, style, waveform
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.encoders.entry import Entry, Given, Identity, Option, Sources
 
@@ -18,6 +18,8 @@ ENTRIES = (
   clap.ENTRY,
   clip.ENTRY,
   siglip.ENTRY,
+  i3d.RGB,
+  i3d.FLOW,
   style.ENTRY,
 )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """`video/siglip`: pictures, or texts, as SigLIP has them (Zhai et al. 2023), SigLIP 2 of fixed size as well.
 
-Reads the folders of `google/siglip-*` and `google/siglip2-*` (not those of "naflex") as transformers has them.
+Reads the folders of `google/siglip-*` and `google/siglip2-*` (not "naflex") as transformers has them.
 """
 
 import dataclasses

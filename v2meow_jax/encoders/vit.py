@@ -58,7 +58,7 @@ class TowerConfig:
       errors.ConfigError: something is missing, or of a kind that is not known here.
     """
     names = [field.name for field in dataclasses.fields(cls)]
-    given = {name: value for name, value in (defaults | dict(told)).items() if name in names}
+    given = {name: value for name, value in {**defaults, **told}.items() if name in names}
     with errors.translated(errors.ConfigError, 'config.json: sizes of the network are missing'):
       made = cls(**given)
     if made.hidden_act not in ACTIVATIONS:

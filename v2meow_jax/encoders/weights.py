@@ -73,7 +73,7 @@ def digest(params: Any) -> str:
 
 
 def published(path: str) -> str:
-  """PyTorch's name of a parameter of Linen: `encoder/layers_3/fc1/kernel` is `encoder.layers.3.fc1.weight`."""
+  """PyTorch's name of a parameter: `encoder/layers_3/fc1/kernel` is `encoder.layers.3.fc1.weight`."""
   module, _, leaf = path.replace('/', '.').rpartition('.')
   module = re.sub(r'_(\d+)(?=\.|$)', r'.\1', module)
   leaf = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}.get(leaf, leaf)
