@@ -9,6 +9,7 @@ COMMANDS = {
   'prepare': 'media files to a dataset of clips x streams',
   'visualize': 'paired video for music, rendered from it',
   'fit-semantic': 'clusters for the semantic tokens, from a dataset',
+  'fit-tokens': 'codes for tokens of any embedding, from a dataset',
   'fit-style': 'codebooks for style tokens, from a dataset',
   'train': 'a codec or a stage, configured by gin',
   'precompile': 'what a training step needs, compiled but not run',

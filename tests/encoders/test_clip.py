@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from v2meow_jax import errors
-from v2meow_jax.encoders import clip, driver, siglip
+from v2meow_jax.encoders import clip, driver, exported, registry, siglip
 from v2meow_jax.encoders.driver import NetworkEncoder
 
 NETWORKS = {
@@ -102,3 +102,21 @@ def test_a_folder_of_something_else_is_told(tmp_path, told, words):
     (tmp_path / 'config.json').write_text(told)
   with pytest.raises(errors.ConfigError, match=words):
     NetworkEncoder(clip.ClipNetwork(str(tmp_path)))
+
+
+def test_an_exported_network_is_the_same_encoder_without_its_code(laid_out, tmp_path):
+  name, folder, arrays = laid_out
+  encoder = NetworkEncoder(NETWORKS[name][0](folder), batch=2)
+  exported.write(encoder.network, encoder.identity, tmp_path / 'made')
+  again = NetworkEncoder(exported.ExportedNetwork(str(tmp_path / 'made')), batch=3)
+  film = Film(arrays['in/pictures'])
+  np.testing.assert_allclose(again.encode_clip(film), encoder.encode_clip(film), atol=1e-6)
+  assert again.identity == encoder.identity and again.stream == encoder.stream
+  built = registry.build(encoder.identity, tmp_path, {name: str(tmp_path / 'made')})
+  assert isinstance(built, NetworkEncoder) and isinstance(built.network, exported.ExportedNetwork)
+  with pytest.raises(errors.ConfigError, match='exists already'):
+    exported.write(encoder.network, encoder.identity, tmp_path / 'made')
+  (tmp_path / 'made' / 'weights.safetensors').write_bytes(b'x')
+  driver._opened.cache_clear()
+  with pytest.raises(errors.ConfigError, match='copy the folder again'):
+    NetworkEncoder(exported.ExportedNetwork(str(tmp_path / 'made'))).identity  # noqa: B018

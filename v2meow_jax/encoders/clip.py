@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 import gin
-from v2meow_jax import errors
+from v2meow_jax import errors, linen
 from v2meow_jax.encoders import driver, vit, weights
 from v2meow_jax.encoders.configured import configured
 from v2meow_jax.encoders.entry import Entry, Option
@@ -59,7 +59,7 @@ class Text(nn.Module):
   def __call__(self, tokens: Int[Array, 'batch n']) -> Float[Array, 'batch width']:
     x = Tower(self.config, name='encoder')(TextEmbeddings(self.config, name='embeddings')(tokens), True)
     end = jnp.argmax(vit.is_end(tokens, self.config.eos_token_id), 1)
-    return norm(self.config, 'final_layer_norm')(x[jnp.arange(len(x)), end])
+    return norm(self.config, 'final_layer_norm')(x[jnp.arange(x.shape[0]), end])
 
 
 class Joint(nn.Module):
@@ -142,8 +142,8 @@ def of_pictures(
   """The mean over a window of what a network of single pictures makes of each."""
   dtype = jax.tree.leaves(params)[0].dtype
   flat = batch.reshape(-1, *batch.shape[2:])
-  made = network.apply({'params': params}, vit.normalised(flat, *scaling, dtype))
-  return made.reshape(*batch.shape[:2], -1).astype(jnp.float32).mean(1, keepdims=True)  # type: ignore[union-attr]
+  made = linen.call(network, params, vit.normalised(flat, *scaling, dtype))
+  return made.reshape((*batch.shape[:2], -1)).astype(jnp.float32).mean(1, keepdims=True)
 
 
 class ClipText:

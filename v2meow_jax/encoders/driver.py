@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 import gin
 from v2meow_jax import description, errors
-from v2meow_jax.encoders import pretrained
+from v2meow_jax.encoders import exported, pretrained
 from v2meow_jax.encoders.network import Network
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
@@ -37,6 +37,7 @@ class _Opened:
   def __init__(self, network: Network, precision: str):
     params, apply = network.load()
     self.digest = network.digest(params)
+    self._host = network.host
     self._compiled = network.compiled
     if not network.compiled:
       self._apply = functools.partial(apply, params)
@@ -52,6 +53,7 @@ class _Opened:
 
   def __call__(self, batch: np.ndarray) -> np.ndarray:
     """[rows, window, ...] -> [rows, elements, width]."""
+    batch = self._host(batch)
     if not self._compiled:
       return np.asarray(self._apply(batch), np.float32)
     rows = self._rows if len(batch) % self._count == 0 else None
@@ -103,6 +105,9 @@ class NetworkEncoder:
   @property
   def identity(self) -> dict[str, Any]:
     """The network's settings, what its weights are called, and their hash; no path."""
+    _ = self._open  # whatever is said, the weights have to be there
+    if self.network.stated is not None:
+      return dict(self.network.stated)
     told = description.describe(self.network)
     del told['weights']
     return {
@@ -275,5 +280,7 @@ def essence(identity: dict[str, Any]) -> dict[str, Any]:
 
 def rebuilt(kind: type, identity: Mapping[str, Any], place: str | None) -> NetworkEncoder:
   """The encoder of an identity, its weights at `place`, by default where the identity's name leads."""
+  if place and exported.is_exported(place):
+    return NetworkEncoder(exported.ExportedNetwork(place), precision=identity['precision'])
   told = {**identity['network'], 'weights': place or identity['model']}
   return NetworkEncoder(description.rebuild(told, [kind], kind), precision=identity['precision'])

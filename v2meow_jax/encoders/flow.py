@@ -74,7 +74,8 @@ def _pair(config: TvL1, first: Array, second: Array) -> Array:
     ratio = jnp.array([size[1] / coarse[1], size[0] / coarse[0]])[:, None, None]
     flow = jax.image.resize(flow, (2, *size), 'linear') * ratio
     # `resize` smooths as much as it makes smaller, so that nothing folds over.
-    flow = _level(config, *(jax.image.resize(image, size, 'linear') for image in (first, second)), flow)
+    small, moved = (jax.image.resize(image, size, 'linear') for image in (first, second))
+    flow = _level(config, small, moved, flow)
   return jnp.moveaxis(flow, 0, -1)
 
 

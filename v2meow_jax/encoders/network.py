@@ -57,12 +57,16 @@ class Network:
     name: of the encoder in identities.
     extra: of this package that the network needs; empty: none.
     compiled: whether `apply` is pure and of JAX.
+    on_host: whether `host` does a part of the work.
+    stated: the whole identity of the encoder, where the weights themselves say it.
     weights: a folder or file; not part of what tells the network from another.
   """
 
   name: ClassVar[str]
   extra: ClassVar[str] = ''
   compiled: ClassVar[bool] = True
+  on_host: ClassVar[bool] = False
+  stated: ClassVar[dict[str, Any] | None] = None
   weights: str
 
   @property
@@ -96,6 +100,10 @@ class Network:
       errors.ConfigError: the weights or the extra are not there, or of something else.
     """
     raise NotImplementedError
+
+  def host(self, rows: np.ndarray) -> np.ndarray:
+    """What `apply` is given of windows [batch, window, ...]: preprocessing that is not JAX's."""
+    return rows
 
   def digest(self, params: Any) -> str:
     """A hash of the weights."""

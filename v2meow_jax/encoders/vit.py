@@ -129,10 +129,10 @@ class Embeddings(nn.Module):
   def __call__(self, pictures: Float[Array, 'batch height width 3']) -> Float[Array, 'batch n width']:
     width, side = self.config.hidden_size, self.config.patch_size
     patch = nn.Conv(width, (side, side), side, 'VALID', use_bias=not self.class_token, name='patch_embedding')
-    x = patch(pictures).reshape(len(pictures), -1, width)
+    x = patch(pictures).reshape(pictures.shape[0], -1, width)
     if self.class_token:
       token = self.param('class_embedding', nn.initializers.zeros, (width,))
-      x = jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, width)), x], 1)
+      x = jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, width)), x], 1)
     count = (self.config.image_size // side) ** 2 + self.class_token
     return x + nn.Embed(count, width, name='position_embedding')(jnp.arange(count))
 
@@ -159,7 +159,7 @@ class AttentionPool(nn.Module):
   def __call__(self, x: Float[Array, 'batch n width']) -> Float[Array, 'batch width']:
     width, heads = self.config.hidden_size, self.config.num_attention_heads
     probe = self.param('probe', nn.initializers.zeros, (1, 1, width))
-    made = ProbeAttention(width, heads, name='attention')(jnp.broadcast_to(probe, (len(x), 1, width)), x)
+    made = ProbeAttention(width, heads, name='attention')(jnp.broadcast_to(probe, (x.shape[0], 1, width)), x)
     return (made + Mlp(self.config, name='mlp')(norm(self.config, 'layernorm')(made)))[:, 0]
 
 
