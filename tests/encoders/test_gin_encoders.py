@@ -8,9 +8,9 @@ import pytest
 
 import gin
 from v2meow_jax import terminal
-from v2meow_jax.commands import prepare
+from v2meow_jax.commands import fit_tokens, prepare
 from v2meow_jax.data.dataset import Dataset, find_stream
-from v2meow_jax.encoders import registry
+from v2meow_jax.encoders import registry, tokens
 from v2meow_jax.encoders.clip import ClipNetwork
 from v2meow_jax.encoders.driver import NetworkEncoder
 from v2meow_jax.media.clip import MediaClip
@@ -92,3 +92,25 @@ def test_a_flag_does_the_same_and_what_is_missing_or_twice_is_told(folders, mani
   assert "'ratio'" in refused('--gin_file=encoders/clip.gin', at, '--gin.clip/ClipNetwork.ratio=2')
   twice = ('--streams=video/clip', f'--clip={folders["clip"]}', '--gin_file=encoders/clip.gin', at)
   assert 'two encoders make video/clip' in refused(*twice)
+
+
+def test_tokens_are_fitted_to_a_stream_and_made_of_its_encoder(folders, manifest, tmp_path, capsys):
+  out, codes = tmp_path / 'ds', tmp_path / 'codes.safetensors'
+  place = f'--gin.CLIP="{folders["clip"]}"'
+  short = ('--out', out, '--workers=1')
+  assert run('--manifest', manifest, *short, '--gin_file=encoders/clip.gin', place, '--clip_seconds=15') == 0
+  gin.clear_config()
+  fitting = ['--dataset', out, '--name=video/tokens', '--levels=2', '--codes=4', '--out', codes]
+  assert terminal.run(fit_tokens.main, [*map(str, fitting), '--stream=video/clip']) == 0
+  files = ('--gin_file=encoders/visual_tokens.gin', place, f'--gin.CODES="{codes}"')
+  assert run(*short, *files) == 0
+  made, stream = find_stream(out, 'video/tokens'), find_stream(out, 'video/clip')
+  assert (made.kind, made.rate, made.width, made.codes) == ('tokens', 1, 2, 4)
+  data = Dataset(out, 'train', (made, stream))
+  vectors = data.read(stream, 1).astype(np.float32)
+  # The records are of half precision, which may lie nearer to another code.
+  assert (data.read(made, 1) == tokens.load(codes).quantizer.quantize(vectors)).mean() > 0.9
+  assert len(np.unique(data.read(made, 0)[:, 0])) > 1
+  capsys.readouterr()
+  assert terminal.run(fit_tokens.main, [*map(str, fitting), '--stream=video/tokens']) == 2
+  assert 'holds tokens' in capsys.readouterr().err

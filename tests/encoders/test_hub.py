@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from v2meow_jax import errors
-from v2meow_jax.encoders import hub
+from v2meow_jax.encoders import exported, hub
 from v2meow_jax.encoders.driver import NetworkEncoder
 from v2meow_jax.encoders.hub import TransformersNetwork
 
@@ -118,3 +118,12 @@ def test_elements_are_those_of_the_library_and_torchax_gives_the_same(library, k
   other = NetworkEncoder(TransformersNetwork(folder, layer=1, backend='torchax', **settings), batch=2)
   np.testing.assert_allclose(other.encode_clip(Noise()), found, atol=2e-5)
   assert other.identity['sha256'] == encoder.identity['sha256']
+
+  if kind == 'w2v-bert':
+    with pytest.raises(errors.ConfigError, match='on the host'):
+      exported.write(other.network, other.identity, tmp_path / 'made')
+    return
+  exported.write(other.network, other.identity, tmp_path / 'made', 2)
+  made = NetworkEncoder(exported.ExportedNetwork(str(tmp_path / 'made')))
+  np.testing.assert_allclose(made.encode_clip(Noise()), found, atol=2e-5)
+  assert made.batch == 2 and made.identity == other.identity

@@ -68,7 +68,8 @@ class NetworkEncoder:
 
   Args:
     network: which.
-    batch: windows that are computed at once; fewer where memory does not allow it.
+    batch: windows that are computed at once, where the network leaves the choice; fewer where memory does not
+      allow it.
     precision: of the computation, `float32` or `bfloat16`.
   """
 
@@ -82,8 +83,8 @@ class NetworkEncoder:
       raise errors.ConfigError(
         f'{network.name}: windows of {network.window} units every {network.hop} would pass some over'
       )
-    self.network, self.batch, self.precision = network, batch, precision
-    self._fits = batch
+    self.network, self.batch, self.precision = network, network.rows or batch, precision
+    self._fits = self.batch
 
   def __reduce__(self):
     return NetworkEncoder, (self.network, self.batch, self.precision)
@@ -186,8 +187,8 @@ class NetworkEncoder:
       rows = np.stack(windows + [windows[-1]] * (count - len(windows)))
       return list(self._open(rows)[: len(windows)])
     except Exception as error:  # of any library, for one network's failure is not the end of the others'
-      if count == 1:
-        return [_failure(self.network, error)]
+      if count == 1 or self.network.rows:
+        return [_failure(self.network, error)] * len(windows)
       half = count // 2
       if _is_of_memory(error):
         self._fits = min(self._fits, half)

@@ -1,7 +1,7 @@
 """A frozen network as a folder that needs neither its library nor its code: a program, weights, and a JSON.
 
     encoder.json          what is read, windows, stream, the encoder's identity, hashes of the other two
-    encoder.stablehlo     apply(weights, windows), for cpu, cuda and tpu, any number of windows
+    encoder.stablehlo     apply(weights, windows), for cpu, cuda and tpu
     weights.safetensors   arrays in the order in which the program takes them
 
 Such a folder stands in wherever the network's own would: its identity is the network's.
@@ -33,13 +33,14 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 ABOUT, PROGRAM, WEIGHTS = 'encoder.json', 'encoder.stablehlo', 'weights.safetensors'
 
 
-def write(network: Network, identity: Mapping[str, Any], folder: str | os.PathLike) -> int:
+def write(network: Network, identity: Mapping[str, Any], folder: str | os.PathLike, batch: int = 8) -> int:
   """Exports a network; returns the bytes written.
 
   Args:
     network: of JAX.
     identity: of its encoder.
     folder: to be made; the JSON comes last.
+    batch: windows that the program takes at once, where it cannot be made for any number.
 
   Raises:
     errors.ConfigError: the folder exists, the network is not JAX's, or a part of its work is the host's.
@@ -58,7 +59,7 @@ def write(network: Network, identity: Mapping[str, Any], folder: str | os.PathLi
   params, apply = network.load()
   leaves, structure = jax.tree.flatten(params)
   reads, window = network.reads, network.window
-  (rows,) = export.symbolic_shape('b')
+  rows = export.symbolic_shape('b')[0] if network.any_batch else batch
   if isinstance(reads, Pictures):
     windows = jax.ShapeDtypeStruct((rows, window, *reads.size[::-1], 3), jnp.uint8)
     about = {'needs': 'video', 'rate': str(reads.rate), 'size': list(reads.size)}
@@ -75,6 +76,7 @@ def write(network: Network, identity: Mapping[str, Any], folder: str | os.PathLi
   about |= {
     'window': window,
     'hop': network.hop,
+    'rows': 0 if network.any_batch else batch,
     'stream': [stream.name, str(stream.rate), stream.width],
     'identity': dict(identity),
     'sha256': {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
@@ -138,6 +140,11 @@ class ExportedNetwork(Network):
   def hop(self) -> int:
     """As of the network."""
     return self._about('hop')
+
+  @property
+  def rows(self) -> int:  # type: ignore[override] (it depends on the program)
+    """Windows that the program takes; 0: any number."""
+    return self._about('rows')
 
   def load(self) -> tuple[Any, Apply]:
     """See `Network.load`."""

@@ -75,6 +75,7 @@ class TransformersNetwork(Network):
 
   name: ClassVar[str] = 'transformers'
   extra: ClassVar[str] = 'encoders'
+  any_batch: ClassVar[bool] = False  # torchax knows no symbolic shapes
 
   def __post_init__(self):
     for name in ('rate', 'pictures'):

@@ -57,6 +57,8 @@ class Network:
     name: of the encoder in identities.
     extra: of this package that the network needs; empty: none.
     compiled: whether `apply` is pure and of JAX.
+    any_batch: whether `apply` can be compiled for a number of windows that is not known yet.
+    rows: windows that `apply` takes, no other number; 0: any.
     on_host: whether `host` does a part of the work.
     stated: the whole identity of the encoder, where the weights themselves say it.
     weights: a folder or file; not part of what tells the network from another.
@@ -65,6 +67,8 @@ class Network:
   name: ClassVar[str]
   extra: ClassVar[str] = ''
   compiled: ClassVar[bool] = True
+  any_batch: ClassVar[bool] = True
+  rows: ClassVar[int] = 0
   on_host: ClassVar[bool] = False
   stated: ClassVar[dict[str, Any] | None] = None
   weights: str
