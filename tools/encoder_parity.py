@@ -99,10 +99,10 @@ def pictures(name: str) -> None:
       wanted = model.get_image_features(torch.tensor(scaled, dtype=torch.float32))
       rng = np.random.default_rng(0)
       tokens = rng.integers(3, 30000, (4, config.text_config.max_position_embeddings))
-      tokens[:, 20:] = config.text_config.eos_token_id
+      tokens[:, 20:] = min(config.text_config.eos_token_id, config.text_config.vocab_size - 1)
       texts = model.get_text_features(torch.tensor(tokens))
     pooled = lambda x: np.asarray(getattr(x, 'pooler_output', x))  # noqa: E731
-    told(f'{name} pictures', found, pooled(wanted), speed(encoder, 16))
+    told(f'{name} pictures', found, pooled(wanted), speed(encoder, 8))
     told(f'{name} texts', text(folder).of_tokens(tokens), pooled(texts))
 
 
@@ -138,31 +138,41 @@ def of_i3d(weights: str) -> None:
 
 
 def of_musicnn(weights: str) -> None:
-  import tensorflow as tf
+  import importlib.metadata
 
-  tf.compat.v1.disable_eager_execution()
-  from musicnn import models
+  import librosa
+  import tensorflow as tf
 
   params = musicnn.checked(musicnn.weights.read(weights))
   sound = Film(3.1).audio(16000, 1)[: (musicnn.FRAMES - 1) * musicnn.HOP + musicnn.SIZE, 0]
-  import librosa
-
   mel = librosa.feature.melspectrogram(
     y=sound, sr=16000, hop_length=musicnn.HOP, n_fft=musicnn.SIZE, n_mels=musicnn.MELS, center=False
   ).T
   x = np.log10(10000 * mel.astype(np.float16) + 1)[None].astype(np.float32)
-  inputs = tf.compat.v1.placeholder(tf.float32, [None, *x.shape[1:]])
-  with tf.name_scope('model'):
-    made = models.define_model(inputs, tf.constant(False), 'MSD_musicnn', 50)
-  folder = pathlib.Path(models.__file__).parent / 'MSD_musicnn'
-  with tf.compat.v1.Session() as session:
-    tf.compat.v1.train.Saver().restore(session, f'{folder}/')
-    logits, embedding = session.run([made[0], made[-1]], {inputs: x})
-  found, tags = jax.jit(musicnn.apply)(params, x)
-  told('musicnn embedding', np.asarray(found), embedding)
-  told('musicnn tags', np.asarray(tags), logits)
-  ours = np.asarray(musicnn.spectrogram(sound[None]))[0]
-  told('musicnn spectrogram', ours, x[0])
+  # The package's code needs TensorFlow 1; the graph that it was trained as lies beside its weights.
+  folder = importlib.metadata.distribution('musicnn').locate_file('musicnn/MSD_musicnn')
+  meta = tf.compat.v1.MetaGraphDef.FromString(pathlib.Path(f'{folder}/.meta').read_bytes())
+  for node in meta.graph_def.node:
+    node.attr.pop('_output_shapes', None)
+  outputs = ['model/batch_normalization_10/batchnorm/add_1', 'model/dense_1/BiasAdd']
+  graph = tf.compat.v1.graph_util.extract_sub_graph(meta.graph_def, outputs)
+  reader = tf.compat.v1.train.NewCheckpointReader(f'{folder}/')
+  with tf.Graph().as_default() as made, tf.compat.v1.Session() as session:
+    tf.import_graph_def(graph, name='')
+    given = {}
+    for node in graph.node:
+      if node.op == 'Placeholder':
+        is_training = node.attr['dtype'].type == tf.bool.as_datatype_enum
+        given[made.get_tensor_by_name(f'{node.name}:0')] = False if is_training else x
+      elif node.op in ('VariableV2', 'VarHandleOp'):
+        read = made.get_operation_by_name(f'{node.name}/read').outputs[0]
+        given[read] = reader.get_tensor(node.name)
+    wanted = session.run([f'{name}:0' for name in outputs], given)
+  for name, ours, theirs in zip(
+    ('embedding', 'tags'), jax.jit(musicnn.apply)(params, x), wanted, strict=True
+  ):
+    told(f'musicnn {name}', np.asarray(ours), theirs)
+  told('musicnn spectrogram', np.asarray(musicnn.spectrogram(sound[None]))[0], x[0])
   print('musicnn:', speed(NetworkEncoder(musicnn.MusicnnNetwork(weights)), 30), flush=True)
 
 

@@ -13,7 +13,7 @@ import sys
 
 import gin
 from v2meow_jax import errors, terminal
-from v2meow_jax.encoders import exported
+from v2meow_jax.encoders import exported, registry  # noqa: F401 (gin's names are the registry's)
 from v2meow_jax.encoders.configured import configured, prepared
 from v2meow_jax.encoders.driver import NetworkEncoder
 from v2meow_jax.experiment import configuration

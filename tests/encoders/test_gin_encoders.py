@@ -1,6 +1,7 @@
 """Encoders that files of gin/encoders name, through `v2meow prepare`."""
 
 import json
+import re
 
 import numpy as np
 import published
@@ -13,6 +14,7 @@ from v2meow_jax.data.dataset import Dataset, find_stream
 from v2meow_jax.encoders import registry, tokens
 from v2meow_jax.encoders.clip import ClipNetwork
 from v2meow_jax.encoders.driver import NetworkEncoder
+from v2meow_jax.experiment.configuration import gin_directory
 from v2meow_jax.media.clip import MediaClip
 
 pytest.importorskip('tensorflow_datasets', reason='part of the extra "train"')
@@ -114,3 +116,16 @@ def test_tokens_are_fitted_to_a_stream_and_made_of_its_encoder(folders, manifest
   capsys.readouterr()
   assert terminal.run(fit_tokens.main, [*map(str, fitting), '--stream=video/tokens']) == 2
   assert 'holds tokens' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'path', sorted((gin_directory() / 'encoders').glob('*.gin')), ids=lambda path: path.stem
+)
+def test_every_file_names_an_encoder_and_weights_that_are_not_there_are_told(
+  path, manifest, tmp_path, capsys
+):
+  macros = re.findall(r'^(\w+) = %gin.REQUIRED$', path.read_text(), re.MULTILINE)
+  places = [f'--gin.{name}="/nowhere"' for name in macros]
+  assert macros and run('--manifest', manifest, '--out', tmp_path / 'ds', f'--gin_file={path}', *places) == 2
+  assert '/nowhere' in capsys.readouterr().err
+  assert not (tmp_path / 'ds' / 'streams.json').exists()

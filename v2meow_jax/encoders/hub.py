@@ -265,7 +265,7 @@ def _model(folder: str) -> tuple[Any, Any]:
   weights.settings(folder)
   with errors.translated(errors.ConfigError, f'{folder}: no model of transformers can be loaded from there'):
     model, said = transformers.AutoModel.from_pretrained(
-      folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
+      folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, use_safetensors=True
     )
     if said['missing_keys']:
       raise ValueError(f'{len(said["missing_keys"])} arrays are missing, such as {min(said["missing_keys"])}')
