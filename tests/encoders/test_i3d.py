@@ -1,5 +1,7 @@
 """I3D against DeepMind's graph in TensorFlow, and its optical flow against OpenCV and a known warp."""
 
+import sys
+
 import jax
 import numpy as np
 import published
@@ -156,3 +158,19 @@ def test_pictures_become_one_flow_fewer_whatever_the_pieces(quick):
   np.testing.assert_allclose(np.stack(found), whole, atol=1e-4)
   (none,) = flow.of_pictures(film.pictures[:1], 'tvl1')
   assert not none.any() and not list(flow.of_pictures([], 'tvl1'))
+
+
+def test_dis_is_opencvs_and_without_it_told(thin, monkeypatch):
+  with monkeypatch.context() as gone:
+    gone.setitem(sys.modules, 'cv2', None)
+    with pytest.raises(errors.ConfigError, match='extra "flow"'):
+      i3d.FlowNetwork(str(thin / 'Flow.safetensors'), method='dis').load()
+  pytest.importorskip('cv2', reason='the extra "flow" is not installed')
+  scene = np.load(published.FIXTURES / 'flow.npz')
+  wanted = scene['flow'].astype(np.float32)[:, 8:-8, 8:-8]
+  found = flow.dis(scene['first'], scene['second'])[:, 8:-8, 8:-8]
+  distance = np.linalg.norm(found - wanted, axis=-1).mean()
+  assert distance < 0.3 * np.linalg.norm(wanted, axis=-1).mean()
+  pictures = np.repeat(np.concatenate([scene['first'], scene['second']])[..., None], 3, -1)
+  (one,) = flow.of_pictures(pictures, 'dis')
+  np.testing.assert_array_equal(one[8:-8, 8:-8], found[0])
