@@ -10,6 +10,7 @@ COMMANDS = {
   'inspect': 'what is in a dataset, and what is broken in it',
   'visualize': 'paired video for music, rendered from it',
   'fit-semantic': 'clusters for the semantic tokens, from a dataset',
+  'fit-tokens': 'codes for tokens of any embedding, from a dataset',
   'fit-style': 'codebooks for style tokens, from a dataset',
   'train': 'a codec or a stage, configured by gin',
   'sweep': 'many trainings or whole pipelines, to one table',

@@ -33,6 +33,10 @@ class ConfigError(InputError):
   """A gin file, gin binding or constructor argument that does not hold."""
 
 
+class EncodingError(InputError):
+  """A network that failed on a clip: for want of memory, or with values that are not finite."""
+
+
 class MemoryExhausted(InputError):
   """What was asked for at once does not fit into the device's memory."""
 

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 from media_files import index_of, write_audio, write_video
+from PIL import Image
 
 from v2meow_jax import errors
 from v2meow_jax.media import frames
@@ -92,6 +93,21 @@ def test_resizing_is_by_area(tmp_path):
   full = frames.load_frames(path, 10)[0].astype(float)
   small = frames.load_frames(path, 10, size=(16, 12))[0]
   assert np.abs(small - full.reshape(12, 4, 16, 4, 3).mean((1, 3))).mean() < 2
+
+
+@pytest.mark.parametrize('size', [(56, 56), (90, 40), (40, 120)])
+def test_covering_is_scaling_and_cutting_out_the_middle_as_pillow_does(demo_clip, size):
+  whole = frames.load_frames(demo_clip, 1, start=12, duration=2)
+  found = frames.load_frames(demo_clip, 1, size, start=12, duration=2, cover=True)
+  assert found.shape == (2, *size[::-1], 3)
+  height, width = whole.shape[1:3]
+  scale = max(size[0] / width, size[1] / height)
+  for picture, made in zip(whole, found, strict=True):
+    scaled = Image.fromarray(picture).resize((round(width * scale), round(height * scale)), Image.BICUBIC)
+    left, top = (scaled.width - size[0]) // 2, (scaled.height - size[1]) // 2
+    wanted = np.asarray(scaled.crop((left, top, left + size[0], top + size[1])), np.float32)
+    # FFmpeg scales luma and chroma apart, and rounds at other places.
+    assert np.abs(made - wanted).mean() < 2 < 0.1 * wanted.std()
 
 
 def test_cut_off_holds_the_last_frame(truncated):

@@ -56,7 +56,7 @@ def directory(tmp_path_factory):
   ]
   files.write_lines(path / 'clips.jsonl', [vars(row) for row in rows])
   streams = (Stream('video/motion', 'embedding', 4, 14), Stream('audio/semantic', 'tokens', 25, 1, 512))
-  preparation.prepare_streams(path, [Counting(stream) for stream in streams], workers=1, clips_a_shard=4)
+  preparation.prepare_streams(path, [Counting(stream) for stream in streams], processes=1, clips_a_part=4)
   return path
 
 

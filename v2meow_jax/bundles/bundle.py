@@ -5,6 +5,7 @@
     stage_NAME.safetensors a file a stage
     semantic.safetensors   the semantic encoder that the training data was made with
     style.safetensors      the codebooks of style tokens, where there are any
+    tokens.safetensors     those of tokens of an embedding, where there are any
     stage_NAME.*.stablehlo a stage's programs, where they were asked for
 
 Reading never executes code and needs no gin: constructors' settings are in the JSON.
@@ -25,7 +26,7 @@ from safetensors.numpy import load as load_safetensors
 from v2meow_jax import errors
 from v2meow_jax.bundles import types
 from v2meow_jax.codec.codec import Codec
-from v2meow_jax.encoders import registry
+from v2meow_jax.encoders import registry, tokens
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.encoders.semantic import SemanticEncoder
 from v2meow_jax.models.runner import StageRunner
@@ -121,7 +122,10 @@ class Bundle:
 
   def token_encoders(self) -> list[Encoder]:
     """Encoders of streams that stages make, besides the codec, so that a given piece can be gone on with."""
-    return [self.semantic()] if self.about.get('semantic') else []
+    made: list[Encoder] = [self.semantic()] if self.about.get('semantic') else []
+    if self.about.get('tokens') and not any(told['encoder'] == 'tokens' for told in self.about['encoders']):
+      made.append(tokens.load(pathlib.Path(self.directory) / self.about['tokens']['file']))
+    return made
 
   def semantic(self) -> SemanticEncoder:
     """The semantic encoder that the training data was made with."""
@@ -131,11 +135,9 @@ class Bundle:
 
   def encoder_of(self, stream: str) -> Encoder | None:
     """What makes a stream as this bundle's training data had it; None where the bundle does not hold it."""
-    names = [identity['encoder'] for identity in self.about['encoders']]
-    entries = {entry.name: entry for entry in map(registry.named, names) if entry is not None}
-    for name, entry in entries.items():
-      if entry.stream == stream:
-        return registry.build(self.about['encoders'][names.index(name)], pathlib.Path(self.directory))
+    for identity in self.about['encoders']:
+      if registry.stream_of(identity) == stream:
+        return registry.build(identity, pathlib.Path(self.directory))
     for encoder in (*self.token_encoders(), self.codec()):
       if encoder.stream.name == stream:
         return encoder

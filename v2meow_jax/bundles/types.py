@@ -50,6 +50,7 @@ class About(msgspec.Struct):
   encoders: list[_Encoder]
   semantic: File | None = None
   style: File | None = None
+  tokens: File | None = None
   stablehlo: list[File] = []
 
 

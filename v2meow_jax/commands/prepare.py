@@ -4,10 +4,13 @@ import argparse
 import os
 import re
 
+import gin
 from v2meow_jax import bundles, errors, files, terminal
 from v2meow_jax.bundles.codec_entry import CODEC
 from v2meow_jax.data import finishing, parts, preparation
 from v2meow_jax.encoders import registry
+from v2meow_jax.encoders.base import Encoder
+from v2meow_jax.encoders.configured import configured, prepared
 from v2meow_jax.experiment import configuration
 
 ENTRIES = (*registry.ENTRIES, CODEC)
@@ -30,7 +33,10 @@ def main(argv: list[str]) -> int:
   streams = ', '.join(entry.stream for entry in ENTRIES)
   parser.add_argument('--manifest', type=terminal.local_path, help='JSON lines; not needed to add streams')
   parser.add_argument('--out', type=terminal.any_path, required=True, help='directory of the dataset')
-  parser.add_argument('--streams', default='video/motion', help=f'comma-separated, of {streams}')
+  parser.add_argument(
+    '--streams',
+    help=f'comma-separated, of {streams}; without it and files of gin/encoders: video/motion',
+  )
   parser.add_argument('--bundle', type=terminal.any_path, help='whose encoders and codec to use')
   for option in registry.options(ENTRIES):
     if option.kind is bool:
@@ -66,7 +72,7 @@ def main(argv: list[str]) -> int:
       print(f'{args.out}: {clips} clips')
       return 0
   parts.require_tensorflow()
-  names, encoders = _encoders(args)
+  encoders = _encoders(args)
   rejected = []
   if not args.finish:
     rejected = parts.make_parts(
@@ -82,19 +88,31 @@ def main(argv: list[str]) -> int:
   clips = finishing.finish(args.out, encoders, clips_a_part=args.clips_a_part)
   report = args.out / 'rejected.jsonl'
   turned_away = len(files.read_lines(report)) if report.exists() else 0
-  print(f'{args.out}: {clips} clips with {", ".join(names)}')
+  print(f'{args.out}: {clips} clips with {", ".join(encoder.stream.name for encoder in encoders)}')
   if turned_away:
     print(f'{args.out}/rejected.jsonl: {turned_away} rejected, {len(rejected)} of them now')
   return 0
 
 
-def _encoders(args: argparse.Namespace) -> tuple[list[str], list]:
-  """Names of the streams, and what makes them."""
+def _encoders(args: argparse.Namespace) -> list[Encoder]:
+  """What makes the streams."""
+  scopes = []
   if args.gin_file or args.bindings:
-    configuration.load(
-      args, recipe=False, roots=[entry.settings.__name__ for entry in ENTRIES if entry.settings]
-    )
-  names = list(dict.fromkeys(name.strip() for name in args.streams.split(',') if name.strip()))
+    roots = [entry.settings.__name__ for entry in ENTRIES if entry.settings]
+    scopes = configuration.load(args, recipe=False, roots=roots, scoped='prepared')
+  asked = (args.streams or ('' if scopes else 'video/motion')).split(',')
+  names = list(dict.fromkeys(name.strip() for name in asked if name.strip()))
   opened = bundles.load(args.bundle) if args.bundle else None
   bundled = opened.encoder_of if opened else lambda stream: None
-  return names, [registry.make(name, ENTRIES, vars(args), bundled) for name in names]
+  encoders = [registry.make(name, ENTRIES, vars(args), bundled) for name in names]
+  encoders += [_of_scope(scope) for scope in scopes]
+  made = [encoder.stream.name for encoder in encoders]
+  if len(set(made)) < len(made):
+    twice = next(name for name in made if made.count(name) > 1)
+    raise errors.ConfigError(f'two encoders make {twice}; bind another stream_name for one of them')
+  return encoders
+
+
+def _of_scope(scope: str) -> Encoder:
+  with configuration.built(), gin.config_scope(scope):
+    return configured(prepared)

@@ -17,6 +17,7 @@ from etils import epath
 
 from v2meow_jax import errors, files, stores, terminal, workers
 from v2meow_jax.data import dataset, records, shards, table
+from v2meow_jax.encoders import base
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
@@ -125,26 +126,35 @@ class _Maker:
     """(the part, what was rejected)."""
     part, names = job
     rejected: list[dict] = []
-    rows: dict[str, list] = {name: [] for name in names}
-    for number in part.clips:
-      clip = self._tables[part.split][number]
-      media = MediaClip(clip.video, clip.audio, clip.start, clip.duration, clip.caption)
-      for name in names:
-        stream = self._encoders[name].stream
-        try:
-          elements = stored(stream, np.asarray(self._encoders[name].encode_clip(media)))
-        except (errors.MediaError, ValueError) as error:
-          elements = np.zeros((0, stream.width))
-          rejected.append({'id': clip.id, 'stream': name, 'reason': str(error)})
-        rows[name].append((clip.id, elements))
+    clips = [self._tables[part.split][number] for number in part.clips]
+    media = [MediaClip(clip.video, clip.audio, clip.start, clip.duration, clip.caption) for clip in clips]
     for name in names:
-      stream = self._encoders[name].stream
-      path = part.path(self._directory, stream)
-      mine = [row for row in rejected if row['stream'] == name]
+      stream, path = self._encoders[name].stream, part.path(self._directory, self._encoders[name].stream)
+      rows, mine = [], []
+      for clip, made in zip(clips, base.encode_clips(self._encoders[name], media), strict=True):
+        elements, reason = _stored(stream, made)
+        rows.append((clip.id, elements))
+        if reason:
+          mine.append({'id': clip.id, 'stream': name, 'reason': reason})
       if mine:
         files.write_lines(rejected_path(path), mine)
-      records.write_part(path, stream, rows[name])
+      records.write_part(path, stream, rows)
+      rejected += mine
     return part, rejected
+
+
+def _stored(stream: Stream, made: np.ndarray | Exception) -> tuple[np.ndarray, str]:
+  """(elements in the record's type, why there are none)."""
+  try:
+    if isinstance(made, Exception):
+      raise made
+    return stored(stream, np.asarray(made)), ''
+  except Exception as error:
+    # Whatever a network or its library raises of one clip is not the end of the others.
+    reason = (
+      str(error) if isinstance(error, errors.MediaError | ValueError) else f'{type(error).__name__}: {error}'
+    )
+    return np.zeros((0, stream.width), stream.dtype), ' '.join(reason.split())[:500]
 
 
 def rejected_path(part: epath.Path) -> epath.Path:

@@ -1,11 +1,12 @@
 """What every frozen encoder offers, be it a filter bank, a codec or a network of another library."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Shaped
 
+from v2meow_jax import errors
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
 
@@ -37,6 +38,15 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class BatchEncoder(Encoder, Protocol):
+  """An encoder that is faster on several clips at once."""
+
+  def encode_clips(self, clips: Sequence[MediaClip]) -> list[np.ndarray | Exception]:
+    """`encode_clip` of each, or what it would have raised."""
+    ...
+
+
+@runtime_checkable
 class GradualEncoder(Encoder, Protocol):
   """An encoder that reads a clip no further than what is asked of it."""
 
@@ -52,3 +62,22 @@ class StyleEncoder(Encoder, Protocol):
   def encode_text(self, text: str) -> Shaped[np.ndarray, '1 width']:
     """The element that a text stands for."""
     ...
+
+
+def encode_clips(encoder: Encoder, clips: Sequence[MediaClip]) -> list[np.ndarray | Exception]:
+  """The elements of each clip, or why there are none: a clip's failure is not the end of the others.
+
+  Raises:
+    errors.ConfigError: the encoder itself cannot be used.
+  """
+  if isinstance(encoder, BatchEncoder):
+    return encoder.encode_clips(clips)
+  made: list[np.ndarray | Exception] = []
+  for clip in clips:
+    try:
+      made.append(encoder.encode_clip(clip))
+    except errors.ConfigError:
+      raise
+    except Exception as error:  # of whatever library the encoder uses
+      made.append(error)
+  return made

@@ -46,14 +46,19 @@ class Sources:
 
   Attributes:
     folder: that holds what was fitted: a bundle's.
-    networks: folder or id of pretrained networks by the name of their encoder, instead of those that
-      identities name.
+    networks: folder or id of pretrained networks by the name of their encoder or stream, instead of those
+      that identities name.
     build: another encoder from its identity.
   """
 
   folder: pathlib.Path
   networks: Mapping[str, str]
   build: Callable[[Identity], Encoder]
+
+  def place(self, identity: Identity) -> str | None:
+    """Where the network of an identity lies, as far as `networks` says; its stream goes before its name."""
+    stream = identity.get('network', {}).get('stream_name')
+    return self.networks.get(str(stream)) or self.networks.get(identity['encoder'])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,6 +58,4 @@ def fit_style(
     errors.ConfigError: no level, or fewer than two codes.
     errors.DatasetError: there are fewer vectors than codes.
   """
-  if levels < 1 or codes < 2:
-    raise errors.ConfigError(f'--levels {levels} and --codes {codes}: need levels >= 1, codes >= 2')
   return style.StyleTokens(embedder, style.fit(vectors, levels, codes, seed))

@@ -51,5 +51,6 @@ def weights_hash(model: Any) -> str:
 
 
 def name_of(source: str) -> str:
-  """How a source is called in an identity: an id as it is, a folder by its own name."""
-  return os.path.basename(os.path.normpath(source)) if os.path.isdir(source) else source
+  """How a source is called in an identity: an id as it is, a folder or file by its own name."""
+  is_path = os.path.isabs(source) or os.path.exists(source)
+  return os.path.basename(os.path.normpath(source)) if is_path else source

@@ -7,7 +7,19 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from v2meow_jax import errors
-from v2meow_jax.encoders import clap, motion, semantic, style, waveform
+from v2meow_jax.encoders import (
+  clap,
+  clip,
+  hub,
+  i3d,
+  motion,
+  musicnn,
+  semantic,
+  siglip,
+  style,
+  tokens,
+  waveform,
+)
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.encoders.entry import Entry, Given, Identity, Option, Sources
 
@@ -16,7 +28,14 @@ ENTRIES = (
   semantic.ENTRY,
   waveform.ENTRY,
   clap.ENTRY,
+  clip.ENTRY,
+  siglip.ENTRY,
+  i3d.RGB,
+  i3d.FLOW,
+  hub.ENTRY,
+  musicnn.ENTRY,
   style.ENTRY,
+  tokens.ENTRY,
 )  # fmt: skip
 
 _BY_NAME = {entry.name: entry for entry in ENTRIES}
@@ -109,6 +128,13 @@ def _rebuild(identity: Identity, folder: pathlib.Path, networks: Mapping[str, st
   sources = Sources(folder, networks, lambda part: _rebuild(part, folder, networks))
   with errors.translated(errors.BundleError, f'encoder {name!r} is described in no way that is known'):
     return entry.rebuild(identity, sources)
+
+
+def stream_of(identity: Identity) -> str | None:
+  """Name of the stream that the encoder of an identity makes; None where that is unknown."""
+  entry = _BY_NAME.get(str(identity.get('encoder')))
+  told = identity.get('stream') or identity.get('network', {}).get('stream_name')
+  return str(told) if told else (entry.stream if entry else None)
 
 
 def same(one: Identity, other: Identity) -> bool:

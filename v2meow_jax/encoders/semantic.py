@@ -13,12 +13,11 @@ import pathlib
 from fractions import Fraction
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from v2meow_jax import description, errors, files
-from v2meow_jax.encoders import kmeans
+from v2meow_jax.encoders import codebooks
 from v2meow_jax.encoders.entry import Entry, Option
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
@@ -116,19 +115,20 @@ class SemanticEncoder:
       )
     mean, deviation = points.mean(0), points.std(0) + 1e-3
     encoder = cls(config, mean, deviation, np.zeros((config.codes, points.shape[1]), np.float32))
-    encoder.centres = np.asarray(
-      kmeans.fit(jax.random.key(seed), encoder._normalise(points), config.codes, iterations=25)
-    )
+    blocks = codebooks.of_array(encoder._quantizer.normalised(points))
+    encoder.centres = codebooks.fit(blocks, 1, config.codes, seed=seed).codebooks[0]
     return encoder
 
-  def _normalise(self, points: np.ndarray) -> np.ndarray:
+  @property
+  def _quantizer(self) -> codebooks.Quantizer:
+    # Both parts weigh as one dimension each.
     scale = np.concatenate(
       [
         np.full(self.config.mels, 1 / np.sqrt(self.config.mels)),
         np.full(12, self.config.chroma_weight / np.sqrt(12)),
       ]
     )
-    return ((points - self.mean) / self.deviation * scale).astype(np.float32)
+    return codebooks.Quantizer(self.centres[None], self.mean, scale / self.deviation)
 
   @property
   def stream(self) -> Stream:
@@ -145,9 +145,7 @@ class SemanticEncoder:
 
   def encode(self, audio: Float[np.ndarray, ' samples']) -> Int[np.ndarray, 'n 1']:
     """Tokens of mono audio at the configured sample rate."""
-    points = self._normalise(features(self.config, audio))
-    squared = (self.centres**2).sum(1) - 2 * points @ self.centres.T
-    return squared.argmin(1).astype(np.int32)[:, None]
+    return self._quantizer.quantize(features(self.config, audio))
 
   def encode_clip(self, clip: MediaClip) -> Int[np.ndarray, 'n 1']:
     """Tokens of a clip."""

@@ -6,13 +6,11 @@ import pathlib
 from fractions import Fraction
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from v2meow_jax import errors, files
-from v2meow_jax.encoders import kmeans
+from v2meow_jax.encoders import codebooks
 from v2meow_jax.encoders.base import StyleEncoder
 from v2meow_jax.encoders.entry import Entry, Given, Identity, Option, Sources
 from v2meow_jax.media.clip import MediaClip
@@ -22,24 +20,18 @@ from v2meow_jax.streams import Stream
 def fit(
   vectors: Float[np.ndarray, 'n d'], levels: int, codes: int, seed: int = 0
 ) -> Float[np.ndarray, 'levels codes d']:
-  """Codebooks by k-means on what the levels before leave over.
+  """Codebooks of a residual quantiser.
 
   Raises:
+    errors.ConfigError: no level, or fewer than two codes.
     errors.DatasetError: fewer vectors than codes.
   """
-  if len(vectors) < codes:
-    raise errors.DatasetError(f'{len(vectors)} clips cannot make {codes} codes a level; use fewer codes')
-  residual, books = jnp.asarray(vectors, jnp.float32), []
-  for key in jax.random.split(jax.random.key(seed), levels):
-    centres = kmeans.fit(key, residual, codes, iterations=25)
-    residual = residual - centres[kmeans.nearest(residual, centres)]
-    books.append(np.asarray(centres))
-  return np.stack(books)
+  return codebooks.fit(codebooks.of_array(vectors), levels, codes, seed=seed).codebooks
 
 
-def digest(codebooks: Float[np.ndarray, 'levels codes d']) -> str:
+def digest(books: Float[np.ndarray, 'levels codes d']) -> str:
   """A hash that tells codebooks apart."""
-  return hashlib.sha256(np.ascontiguousarray(codebooks, np.float32).tobytes()).hexdigest()
+  return hashlib.sha256(np.ascontiguousarray(books, np.float32).tobytes()).hexdigest()
 
 
 class StyleTokens:
@@ -47,17 +39,17 @@ class StyleTokens:
 
   Args:
     embedder: of the vectors.
-    codebooks: of `fit`, on the embedder's vectors.
+    books: of `fit`, on the embedder's vectors.
   """
 
   needs = 'audio'
 
-  def __init__(self, embedder: StyleEncoder, codebooks: Float[np.ndarray, 'levels codes d']):
-    if codebooks.shape[-1] != embedder.stream.width:
+  def __init__(self, embedder: StyleEncoder, books: Float[np.ndarray, 'levels codes d']):
+    if books.shape[-1] != embedder.stream.width:
       raise errors.BundleError(
-        f'style codebooks of width {codebooks.shape[-1]} do not fit vectors of {embedder.stream.width}'
+        f'style codebooks of width {books.shape[-1]} do not fit vectors of {embedder.stream.width}'
       )
-    self.embedder, self.codebooks = embedder, np.asarray(codebooks, np.float32)
+    self.embedder, self.codebooks = embedder, np.asarray(books, np.float32)
 
   @property
   def stream(self) -> Stream:
@@ -84,12 +76,7 @@ class StyleTokens:
 
   def quantize(self, vectors: Float[np.ndarray, 'n d']) -> Int[np.ndarray, 'n levels']:
     """The nearest code of each level to what the levels before leave over."""
-    residual, tokens = np.asarray(vectors, np.float32), []
-    for book in self.codebooks:
-      squared = (book**2).sum(1) - 2 * residual @ book.T
-      tokens.append(squared.argmin(1))
-      residual = residual - book[tokens[-1]]
-    return np.stack(tokens, -1).astype(np.int32)
+    return codebooks.Quantizer.plain(self.codebooks).quantize(vectors)
 
   def save(self, path: str | pathlib.Path) -> None:
     """Writes a safetensors file with the embedder's identity in its metadata."""
@@ -117,13 +104,13 @@ def read(path: str | pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _make(given: Given) -> StyleTokens:
-  codebooks, _ = read(given.options['style'])
-  return StyleTokens(given.make('clap'), codebooks)  # type: ignore[arg-type] (a style encoder)
+  books, _ = read(given.options['style'])
+  return StyleTokens(given.make('clap'), books)  # type: ignore[arg-type] (a style encoder)
 
 
 def _rebuild(identity: Identity, sources: Sources) -> StyleTokens:
-  codebooks, _ = read(sources.folder / ENTRY.file)
-  return StyleTokens(sources.build(identity['embedder']), codebooks)  # type: ignore[arg-type] (a style encoder)
+  books, _ = read(sources.folder / ENTRY.file)
+  return StyleTokens(sources.build(identity['embedder']), books)  # type: ignore[arg-type] (a style encoder)
 
 
 ENTRY = Entry(

@@ -88,7 +88,7 @@ class Graph:
   """What is reached of the configuration that gin has read, from what is called.
 
   Args:
-    roots: names of configurables that are called.
+    roots: names of configurables that are called, `SCOPE/NAME` of those that are called in one.
   """
 
   def __init__(self, roots: Iterable[str]):
@@ -96,7 +96,7 @@ class Graph:
     self.macros: set[str] = set()
     self.scopes: set[str] = {''}
     self.reached: set[str] = set()
-    waiting = list(roots)
+    waiting = self._referred(' '.join(f'@{root}' for root in roots))
     while waiting:
       name = waiting.pop()
       if name in self.reached:
@@ -193,7 +193,7 @@ def check(bindings: Sequence[Binding], roots: Iterable[str]) -> None:
 
   Args:
     bindings: of `written`.
-    roots: names of configurables that are called.
+    roots: names of configurables that are called, with their scopes.
 
   Raises:
     errors.ConfigError: a binding of the user that nothing reads, with the nearest names; or a value that is

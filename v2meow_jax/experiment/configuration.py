@@ -69,13 +69,19 @@ def parse(made: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
   return args
 
 
-def load(args: argparse.Namespace, recipe: bool = True, roots: Sequence[str] = ('train',)) -> None:
+def load(
+  args: argparse.Namespace, recipe: bool = True, roots: Sequence[str] = ('train',), scoped: str = ''
+) -> list[str]:
   """Imports what gin may name, then reads files and bindings.
 
   Args:
     args: of `parse`.
     recipe: whether there must be a file.
     roots: names of the configurables that will be called.
+    scoped: name of one that will be called in every scope that binds something for it.
+
+  Returns:
+    Those scopes, in the order in which the files name them.
 
   Raises:
     errors.ConfigError: a missing file, an unknown name, a value that is not Python or of a wrong type, a
@@ -100,7 +106,11 @@ def load(args: argparse.Namespace, recipe: bool = True, roots: Sequence[str] = (
     )
   written = bindings.written(args.gin_file, args.bindings, ['', *folders], gin_directory())
   bindings.tell_overridden(written)
-  bindings.check(written, roots)
+  found = re.compile(rf'([\w./]+)/{scoped}\.\w+')
+  scopes = [match[1] for binding in written if scoped and (match := found.fullmatch(binding.name))]
+  scopes = list(dict.fromkeys(scopes))
+  bindings.check(written, [*roots, *(f'{scope}/{scoped}' for scope in scopes)])
+  return scopes
 
 
 def begin(search_paths: str = '') -> list[str]:

@@ -30,11 +30,11 @@ class MediaClip:
   caption: str = ''
   _cache: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
-  def frames(self, rate: Fraction, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """RGB frames [height, width, 3] at `rate` Hz; `size` is (width, height)."""
+  def frames(self, rate: Fraction, size: tuple[int, int], cover: bool = False) -> Iterator[np.ndarray]:
+    """RGB frames [height, width, 3] at `rate` Hz; `size` is (width, height); `cover`: see `read_frames`."""
     if self.video is None:
       raise errors.MediaError(f'clip of {self.audio_path}: there is no video to read frames from')
-    return video_frames.read_frames(self.video, rate, size, self.start, self.duration)
+    return video_frames.read_frames(self.video, rate, size, self.start, self.duration, cover)
 
   def audio(self, sample_rate: int, channels: int = 1) -> np.ndarray:
     """float32 [samples, channels] of exactly the clip's duration; zeros where the file is short."""

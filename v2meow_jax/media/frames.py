@@ -20,6 +20,7 @@ def read_frames(
   size: tuple[int, int] | None = None,
   start: float = 0.0,
   duration: float | None = None,
+  cover: bool = False,
 ) -> Iterator[np.ndarray]:
   """Yields the pictures on screen at the times `start + i / rate`, decoding as it goes.
 
@@ -34,6 +35,8 @@ def read_frames(
     size: (width, height) in pixels to scale to, by area; the first frame's displayed size if None.
     start: seconds from the first frame.
     duration: seconds, giving `ceil(duration * rate)` pictures; to the end of the video if None.
+    cover: keep the shape of what is seen: scale, bicubically, until the size is just covered, and cut out
+      the middle, as networks for pictures are given theirs.
 
   Yields:
     read-only uint8 [height, width, 3] RGB, turned as it is displayed.
@@ -61,7 +64,7 @@ def read_frames(
     while held is not None and index < count and begin + index / rate < shown_from:
       if picture is None:
         size = size or _displayed_size(held)
-        picture = _picture(held, size)
+        picture = _picture(held, size, cover)
       yield picture
       index += 1
     if index == count:
@@ -69,7 +72,7 @@ def read_frames(
     held, picture = frame, None
   if held is None:
     raise errors.MediaError(f'{os.fspath(path)}: none of its frames decodes; copy or convert it again.')
-  picture = _picture(held, size or _displayed_size(held))
+  picture = _picture(held, size or _displayed_size(held), cover)
   for _ in range(index, count):
     yield picture
 
@@ -149,11 +152,20 @@ def _displayed_size(frame: Any) -> tuple[int, int]:
   return size[::-1] if orientation.of(frame).sideways else size
 
 
-def _picture(frame: Any, size: tuple[int, int]) -> np.ndarray:
+def _picture(frame: Any, size: tuple[int, int], cover: bool) -> np.ndarray:
   turned = orientation.of(frame)
-  width, height = size[::-1] if turned.sideways else size
-  picture = frame.reformat(width, height, format='rgb24', interpolation='AREA').to_ndarray()
-  picture = turned.applied(picture)
+  scaled = _covering(_displayed_size(frame), size) if cover else size
+  width, height = scaled[::-1] if turned.sideways else scaled
+  how = 'BICUBIC' if cover else 'AREA'
+  picture = turned.applied(frame.reformat(width, height, format='rgb24', interpolation=how).to_ndarray())
+  left, top = ((scaled[axis] - size[axis]) // 2 for axis in (0, 1))
+  picture = picture[top : top + size[1], left : left + size[0]]
   # A held frame is yielded again and again, so that writing to one would change the next.
   picture.flags.writeable = False
   return picture
+
+
+def _covering(shown: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+  """The least (width, height) of the shape that is shown which covers `size`."""
+  scale = max(Fraction(size[axis], shown[axis]) for axis in (0, 1))
+  return max(size[0], int(shown[0] * scale)), max(size[1], int(shown[1] * scale))
