@@ -48,13 +48,13 @@ def test_intervals_hold_the_mean_about_as_often_as_they_say():
   assert 0.88 < np.mean(held) < 0.98
 
 
-def test_any_statistic_is_drawn_by_group():
-  values = np.random.default_rng(2).standard_normal(60)
-  groups = np.repeat(np.arange(20), 3)
-  by_hand = bootstrap.mean(values, groups)
-  drawn = bootstrap.statistic(lambda rows: float(values[rows].mean()), groups, draws=2000)
-  assert drawn.value == pytest.approx(by_hand.value) and drawn.count == 20
-  assert drawn.interval == pytest.approx(by_hand.interval, abs=0.1 * float(np.diff(by_hand.interval)[0]))
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+  values = np.random.default_rng(2).standard_normal(20)
+  found = bootstrap.jackknife(lambda rows: float(values[rows].mean()), range(20))
+  reach = scipy.stats.t.ppf(0.975, 19) * scipy.stats.sem(values)
+  assert found.value == pytest.approx(values.mean()) and found.count == 20
+  assert found.interval == pytest.approx((values.mean() - reach, values.mean() + reach))
+  assert math.isnan(bootstrap.jackknife(lambda rows: 1.0, [0, 0, 1, 1]).interval[0])
 
 
 def test_the_number_needed_is_that_of_the_power_of_a_t_test():

@@ -85,37 +85,6 @@ def mean(
   return Estimate(float(total.sum() / weight.sum()), interval, count, unit, better)
 
 
-def statistic(
-  function: Callable[[np.ndarray], float],
-  groups: Sequence[Hashable],
-  *,
-  draws: int = 200,
-  unit: str = '',
-  better: str = '',
-  seed: int = 0,
-) -> Estimate:
-  """Any statistic of a set, with an interval by drawing groups with replacement.
-
-  Args:
-    function: indices of what is drawn [n], with repetition -> the statistic.
-    groups: of each member of the set.
-    draws: fewer than for means, as a statistic of a set may take long.
-  """
-  places: dict[Hashable, list[int]] = {}
-  for number, key in enumerate(groups):
-    places.setdefault(key, []).append(number)
-  members = [np.array(places[key]) for key in places]
-  value, interval = function(np.arange(len(groups))), (math.nan, math.nan)
-  if len(members) > 1:
-    rng = np.random.default_rng(seed)
-    drawn = (
-      function(np.concatenate([members[n] for n in rng.integers(0, len(members), len(members))]))
-      for _ in range(draws)
-    )
-    interval = _quantiles(np.fromiter(drawn, np.float64, draws))
-  return Estimate(float(value), interval, len(members), unit, better)
-
-
 def _quantiles(found: np.ndarray) -> tuple[float, float]:
   found = found[np.isfinite(found)]
   if not found.size:
@@ -142,3 +111,33 @@ def needed(differences: Float[np.ndarray, ' n'], power: float = 0.8) -> float:
     return math.inf
   reach = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(power)
   return max(2.0, math.ceil((reach * deviation / middle) ** 2))
+
+
+def jackknife(
+  function: Callable[[np.ndarray], float],
+  groups: Sequence[Hashable],
+  *,
+  blocks: int = 20,
+  unit: str = '',
+  better: str = '',
+) -> Estimate:
+  """Any statistic of a set, with an interval by leaving out groups (Quenouille 1956, Tukey 1958).
+
+  For distances of sets, which drawing with replacement would bias: a set with members twice is a smaller one.
+
+  Args:
+    function: indices of what is kept [n] -> the statistic.
+    groups: of each member of the set.
+    blocks: parts into which groups are dealt, one left out at a time.
+  """
+  places: dict[Hashable, int] = {}
+  index = np.array([places.setdefault(key, len(places)) for key in groups], int)
+  count = len(places)
+  value = float(function(np.arange(len(index))))
+  parts = min(blocks, count)
+  if parts < 3:
+    return Estimate(value, (math.nan, math.nan), count, unit, better)
+  left = np.array([function(np.flatnonzero(index % parts != part)) for part in range(parts)])
+  error = math.sqrt((parts - 1) / parts * float(np.square(left - left.mean()).sum()))
+  reach = stats.t.ppf((1 + LEVEL) / 2, parts - 1) * error
+  return Estimate(value, (value - reach, value + reach), count, unit, better)

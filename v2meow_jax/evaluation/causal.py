@@ -61,8 +61,8 @@ def levels(
   """Trains a small decoder-only Transformer on tokens and scores others with it.
 
   Levels are laid out by the delay pattern (Copet et al. 2023), so that a token sees all earlier frames and
-  the lower levels of its own: the factorisation is exact, and nats add up. The last tenth of each training clip
-  decides when to stop; what is held out decides nothing.
+  the lower levels of its own: the factorisation is exact, and nats add up. The last tenth of each training
+  clip decides when to stop; what is held out decides nothing.
 
   Args:
     stream: what the tokens are.

@@ -351,12 +351,12 @@ def read_clips(codec: Codec, source: pathlib.Path, count: int, seconds: float) -
     paths = sorted(path for path in source.rglob('*') if path.suffix.lower() in AUDIO_SUFFIXES)
   clips: dict[str, np.ndarray] = {}
   for path in paths[:: max(1, len(paths) // count)]:
-    about = probe.probe(path).audio
-    if about is None:
-      warnings.warn(f'{path}: it has no sound, so it is passed over', stacklevel=1)
-      continue
-    middle = max(0.0, (float(about.duration) - seconds) / 2)
     try:
+      about = probe.probe(path).audio
+      if about is None:
+        warnings.warn(f'{path}: it has no sound, so it is passed over', stacklevel=1)
+        continue
+      middle = max(0.0, (float(about.duration) - seconds) / 2)
       sound, _ = audio_files.load_audio(path, codec.sample_rate, codec.channels, middle, seconds)
     except errors.MediaError as error:
       if path == source:
