@@ -14,7 +14,8 @@ COMMANDS = {
   'precompile': 'what a training step needs, compiled but not run',
   'plan': 'what a training step needs, estimated',
   'codec': 'encode, decode, and a report on how good a codec is',
-  'evaluate': 'a bundle on a dataset: losses, entropies, reconstruction',
+  'evaluate': 'a bundle, its music or any music, measured beside controls',
+  'listen': 'a listening test as a page, and its scores',
   'export': 'runs to one bundle',
   'bundle': 'what a bundle is, and whether it is whole',
 }

@@ -140,4 +140,4 @@ def jackknife(
   left = np.array([function(np.flatnonzero(index % parts != part)) for part in range(parts)])
   error = math.sqrt((parts - 1) / parts * float(np.square(left - left.mean()).sum()))
   reach = stats.t.ppf((1 + LEVEL) / 2, parts - 1) * error
-  return Estimate(value, (value - reach, value + reach), count, unit, better)
+  return Estimate(value, (float(value - reach), float(value + reach)), count, unit, better)

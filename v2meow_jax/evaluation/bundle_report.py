@@ -46,8 +46,8 @@ def measure(
     progress: that is told.
 
   Returns:
-    The report, JSON values: `provenance`; `metrics`, every figure by name with `value`, `interval` (95%, drawn
-    by track) and `count` (tracks); `stages` and `codec`, the same in tables.
+    The report, JSON values: `provenance`; `metrics`, every figure by name with `value`, `interval` (95%,
+    drawn by track) and `count` (tracks); `stages` and `codec`, the same in tables.
 
   Raises:
     errors.ConfigError: fewer than two crops, no clip, or no shift.
@@ -76,6 +76,11 @@ def measure(
   if 'audio/waveform' in entries:
     report['codec'] = measure_codec(codec, dataset, clips)
   report['metrics'] = metrics(report)
+  report['pieces'] = {
+    f'{name}: {piece}': {'track': told['track'], 'values': {f'{name}/nats_a_token': told['nats_a_token']}}
+    for name, stage in report['stages'].items()
+    for piece, told in stage.pop('pieces').items()
+  }
   report['provenance']['seconds'] = round(time.perf_counter() - began, 1)
   return report
 
@@ -100,10 +105,15 @@ def measure_stage(
   stage = runner.stage
   target = stage.target
   held_out = Dataset(dataset, 'validation', stage.streams)
-  own, tracks, conditions = conditioning.measure(
+  own, measured, conditions = conditioning.measure(
     runner, held_out, crops=crops, shift=shift, seed=seed, progress=progress
   )
+  tracks = [crop.track for crop in measured]
   found: dict[str, Any] = {'validation': losses(runner, own, tracks, seed)}
+  found['pieces'] = {
+    f'{held_out.clips[crop.clip].id} at {float(crop.start):g} s': {'track': crop.track, 'nats_a_token': value}
+    for crop, value in zip(measured, _each(own), strict=True)
+  }
   # The train split on its own crops: how much was learnt by heart.
   data = Dataset(dataset, 'train', stage.streams)
   chosen = conditioning.Places(data, stage, seed).choose(crops)
@@ -117,6 +127,11 @@ def measure_stage(
     found[name]['nats_a_second'] = float(levels.sum() * target.stream.rate)
   found['crop_seconds'], found['conditions'] = float(stage.crop_seconds), conditions
   return found
+
+
+def _each(own: Scores) -> list[float]:
+  """Nats a token of each crop."""
+  return (own.nats.sum((1, 2)) / np.maximum(own.tokens.sum(1) * own.nats.shape[2], 1)).tolist()
 
 
 def losses(runner: StageRunner, own: Scores, tracks: list[str], seed: int) -> dict[str, Any]:

@@ -150,7 +150,11 @@ def scorer(runner: StageRunner) -> Callable[[dict], tuple[np.ndarray, np.ndarray
     nats, hits = token_losses(logits, tokens), (jnp.argmax(logits, -1) == tokens).astype(jnp.float32)
     return *(jnp.einsum('bfp,bfl->bpl', weight, x) for x in (nats, hits)), weight.sum(1)
 
-  return lambda batch: tuple(np.asarray(x, np.float64) for x in score(runner.params, batch))
+  def scored(batch: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    nats, hits, weight = score(runner.params, batch)
+    return np.asarray(nats, np.float64), np.asarray(hits, np.float64), np.asarray(weight, np.float64)
+
+  return scored
 
 
 def exchanged(example: dict, other: dict | None, streams: Sequence[str]) -> dict:
@@ -204,11 +208,11 @@ def exchangeable(stage: Stage) -> dict[str, list[str]]:
 
 
 def gains(own: Scores, other: Scores, tracks: Sequence[str], seed: int = 0) -> dict:
-  """Nats a token that the own condition saves against the other, drawn by track; crops without another left out.
+  """Nats a token that the own condition saves against the other, by track; crops without another left out.
 
   Returns:
-    `gain`, an `Estimate.told`; `wins`, share of crops that are likelier under their own condition; `places`, the
-    gain by part of the crop, from its beginning to its end; `tracks_needed`, with which such a gain is seen.
+    `gain`, an `Estimate.told`; `wins`, share of crops that are likelier under their own condition;
+    `places`, the gain by part of the crop, from its beginning to its end; `tracks_needed`, to see it.
   """
   levels = own.nats.shape[2]
   saved = other.nats - own.nats  # [crops, places, levels]
@@ -245,8 +249,8 @@ def measure(
   shift: float = 2.0,
   seed: int = 0,
   progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Scores, list[str], dict[str, dict[str, dict]]]:
-  """(scores under the own conditions, track of each crop, what each condition gains against each kind of other).
+) -> tuple[Scores, list[Crop], dict[str, dict[str, dict]]]:
+  """(scores under the own conditions, the crops, what each condition gains against each kind of other).
 
   Args:
     runner: a stage.
@@ -296,4 +300,4 @@ def measure(
         return exchanged(example(crop), None if other is None else example(other), streams)
 
       told[name][kind] = gains(own, run(map(changed, chosen)), tracks, seed)
-  return own, tracks, told
+  return own, chosen, told

@@ -1,4 +1,4 @@
-"""Sound that every metric should know what to think of: truth through the codec, noise, silence, random tokens."""
+"""Sound that every metric should know: truth through the codec, noise, silence, random tokens."""
 
 import zlib
 

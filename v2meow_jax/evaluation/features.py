@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 import soxr
@@ -139,7 +140,7 @@ def spectral_flux(power: Float[np.ndarray, 'frames bins']) -> Float[np.ndarray, 
 def pulse(flux: Float[np.ndarray, ' frames'], rate: float) -> float:
   """Greatest autocorrelation of centred flux at lags of 0.25 to 1.5 s, 1 for what repeats exactly.
 
-  The sum of products at a lag over that of squares, as Wiener has it (biased: longer lags weigh a little less).
+  The sum of products at a lag over that of squares (biased: longer lags weigh a little less).
   """
   centred = flux - flux.mean()
   total = float(centred @ centred)
@@ -203,8 +204,8 @@ def vectors_of(
 ) -> tuple[Float[np.ndarray, 'windows dimensions'], Float[np.ndarray, 'blocks features']]:
   """(a vector a window of `EMBEDDING_SECONDS`, a row a 2 s for `repetition`).
 
-  A vector: mean and standard deviation over time of 24 log-mel bands, mean chroma, mean and deviation of flux:
-  62 dimensions, which say timbre, level, its movement and harmony, and nothing of form or melody.
+  A vector: mean and deviation over time of 24 log-mel bands, mean chroma, mean and deviation of flux: 62
+  dimensions, which say timbre, level, its movement and harmony, and nothing of form or melody.
   """
   mel = np.log(power @ _filters()[0] + 1e-4)
 
@@ -253,7 +254,7 @@ def curves_of(sound: np.ndarray, power: np.ndarray) -> dict[str, np.ndarray]:
   energy = 10 * np.log10(np.mean(np.square(blocks, dtype=np.float64), 1) + 1e-8)
   frequencies = np.arange(power.shape[1]) * RATE / WINDOW
   edges = np.round(np.arange(count + 1) * block / HOP).astype(int)
-  summed = np.stack([power[a : max(b, a + 1)].sum(0) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+  summed = np.stack([power[a : max(b, a + 1)].sum(0) for a, b in itertools.pairwise(edges)])
   centroid = (summed @ frequencies + 1e-6) / (summed.sum(1) + 1e-6)
   return {
     'energy': energy.astype(np.float32),

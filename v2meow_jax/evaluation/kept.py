@@ -49,7 +49,7 @@ class Kept:
 
 
 def beside(data: pathlib.Path, otherwise: pathlib.Path) -> Kept:
-  """Kept beside the data, so that every report on it shares them, or elsewhere where that cannot be written."""
+  """Kept beside the data, for every report on it, or elsewhere where that cannot be written."""
   folder = data if data.is_dir() else data.parent
   return Kept(folder / FOLDER if os.access(folder, os.W_OK) else otherwise / 'kept')
 
@@ -57,8 +57,8 @@ def beside(data: pathlib.Path, otherwise: pathlib.Path) -> Kept:
 def pack(heard: Heard) -> dict[str, np.ndarray]:
   """Arrays of what was heard."""
   arrays = {'beats': heard.beats, 'chroma': heard.chroma, 'vectors': heard.vectors}
-  arrays['seconds'] = np.float64(heard.seconds)
-  arrays |= {f'figure/{name}': np.float64(value) for name, value in heard.figures.items()}
+  arrays['seconds'] = np.asarray(heard.seconds)
+  arrays |= {f'figure/{name}': np.asarray(value) for name, value in heard.figures.items()}
   return arrays | {f'curve/{name}': value for name, value in heard.curves.items()}
 
 

@@ -171,7 +171,7 @@ class Measuring:
     return unpacked(kept.get(about, lambda: measure(*load(path, self.tools.seconds), self.tools)))
 
   def control(self, piece: Piece, way: str, counts: np.ndarray | None) -> Measured:
-    """A control of a piece's truth, of `Tools.ways`; `counts` are those of the codec's tokens in all truth."""
+    """A control of a piece's truth, of `Tools.ways`; `counts` are of the codec's tokens in all truth."""
     if way == 'truth':
       return self.truth(piece)
     assert piece.truth is not None

@@ -10,7 +10,7 @@ import numpy as np
 from v2meow_jax import errors, terminal
 from v2meow_jax.evaluation import bootstrap, controls, pairs, provenance, sets, tables
 from v2meow_jax.evaluation.bootstrap import Estimate
-from v2meow_jax.evaluation.measuring import Measured, Measuring, load, run
+from v2meow_jax.evaluation.measuring import MOTION, Measured, Measuring, load, run
 from v2meow_jax.evaluation.subjects import Piece
 from v2meow_jax.evaluation.tables import CARDS, SETS, Card
 
@@ -42,18 +42,18 @@ def measure(
     progress: that is told.
 
   Returns:
-    The report, JSON values: `provenance`, `metrics` (every figure of what is measured by name, and of controls by
-    `WAY/NAME`, each with `value`, `interval` and `count`), `table`, `notes`, `failures`.
+    The report, JSON values: `provenance`, `metrics` (every figure of what is measured by name, of controls
+    by `WAY/NAME`, each with `value`, `interval` and `count`), `table`, `notes`, `failures`.
 
   Raises:
     errors.DatasetError: no piece could be measured.
   """
   began, failures = time.perf_counter(), {}
-  progress = progress or terminal.Progress(quiet=True)
-  kept = run(pieces, measuring, shard, failures, lambda n, total: progress.update('measured', n, total))
-  rest = run(reference, measuring, shard, failures, lambda n, total: progress.update('reference', n, total))
+  shown = progress or terminal.Progress(quiet=True)
+  kept = run(pieces, measuring, shard, failures, lambda n, total: shown.update('measured', n, total))
+  rest = run(reference, measuring, shard, failures, lambda n, total: shown.update('reference', n, total))
   others = {
-    way: run(made, measuring, shard, failures, lambda n, total, way=way: progress.update(way, n, total))
+    way: run(made, measuring, shard, failures, lambda n, total, way=way: shown.update(way, n, total))
     for way, made in (extra or {}).items()
   }
   if shard[1] > 1:
@@ -87,8 +87,8 @@ def _report(
     names[way] = [piece.name for piece in pieces]
   found: dict[str, dict[str, Estimate]] = {}
   for way in rows:
-    for name, row in tables.figures({way: rows[way]}, names[way]).items():
-      found.setdefault(name, {})[way] = row[way]
+    for name, estimate in tables.figures(rows[way], names[way]).items():
+      found.setdefault(name, {})[way] = estimate
   if len(truth) >= 4:
     _add_sets(found, rows, names, notes)
     _add_tokens(found, rows, names)
@@ -102,13 +102,20 @@ def _report(
   metrics = {name: row['made'].told() for name, row in found.items() if 'made' in row}
   for name, row in found.items():
     metrics |= {f'{way}/{name}': row[way].told() for way in ways if way in row and way != 'made'}
-  clips = {piece.name: _figures(made[piece.name]) for piece in kept}
+  clips = {piece.name: _values(piece, made[piece.name], measuring) for piece in kept}
   report = {'subject': 'music', 'ways': ways, 'table': table, 'metrics': metrics, 'pieces': clips}
   return report | {'notes': notes}
 
 
-def _figures(measured: Measured) -> dict[str, float | None]:
-  return {k: float(v) if np.isfinite(v) else None for k, v in measured.heard.figures.items()}
+def _values(piece: Piece, measured: Measured, measuring: Measuring) -> dict[str, Any]:
+  """Figures of one piece, by which two reports are compared."""
+  found = dict(measured.heard.figures)
+  if piece.truth is not None:
+    found |= pairs.agreement(measured.heard, measuring.truth(piece).heard)
+  pictures = measuring.pictures(piece)
+  if pictures is not None:
+    found |= pairs.following(measured.heard, pictures, float(MOTION.rate))
+  return {'track': piece.name, 'values': {k: float(v) if np.isfinite(v) else None for k, v in found.items()}}
 
 
 def _counts(truth: Sequence[Piece], measuring: Measuring) -> np.ndarray | None:
@@ -128,15 +135,15 @@ def _add_sets(
   names: Mapping[str, Sequence[str]],
   notes: list[str],
 ) -> None:
-  """Distances by embedder, of ways that have the same pieces as the truth, and of what was made to all truth."""
+  """Distances by embedder, of ways that have the truth's pieces, and of what was made to all truth."""
   for embedder in rows['truth'][0].embeddings:
     truth = [row.embeddings[embedder] for row in rows['truth']]
     where = dict(zip(names['truth'], tables.normalised(truth, truth), strict=True))
     dimensions, windows = truth[0].shape[1], sum(map(len, truth))
     if windows // 2 < dimensions:
       notes.append(
-        f'{embedder}: {windows // 2} windows a half are fewer than its {dimensions} dimensions: covariances are '
-        'singular and Frechet distances too great; compare rows, not figures of other sets'
+        f'{embedder}: {windows // 2} windows a half are fewer than its {dimensions} dimensions: covariances '
+        'are singular and Frechet distances too great; compare rows, not figures of other sets'
       )
     for way, measured in rows.items():
       vectors = tables.normalised([row.embeddings[embedder] for row in measured], truth)
@@ -159,8 +166,8 @@ def _add_whole(
   line = sets.extrapolated_frechet(one, other)
   notes.append(
     f'{embedder}: Frechet distance of all {len(one)} windows to all {len(other)} of the truth '
-    f'{line.distances[-1]:.3f}; extrapolated to endless ones (FAD-infinity) {line.value:.3f}, by a line over 1/n '
-    f'through {len(line.sizes)} sizes from {line.sizes[0]}, R^2 {line.fit:.2f}'
+    f'{line.distances[-1]:.3f}; extrapolated to endless ones (FAD-infinity) {line.value:.3f}, by a line over '
+    f'1/n through {len(line.sizes)} sizes from {line.sizes[0]}, R^2 {line.fit:.2f}'
   )
 
 
@@ -221,7 +228,7 @@ def _add_pairs(
   films = [name for name in order if pictures[name] is not None]
   if not films:
     return
-  rate = 12.0
+  rate = float(MOTION.rate)
 
   def following(way: str, video: Mapping[str, str]) -> list[dict[str, float]]:
     return [
@@ -301,10 +308,8 @@ def examples(
           sound, rate = measuring.sound(piece, way, counts)
           sounds[way] = sound[: round(seconds * rate)], rate
     for way, more in others.items():
-      sounds |= {
-        way: load(other.made, min(seconds, measuring.tools.seconds))
-        for other in more
-        if other.name == piece.name
-      }
+      for other in more:
+        if other.name == piece.name:
+          sounds[way] = load(other.made, min(seconds, measuring.tools.seconds))
     made.append(Example(piece.name, sounds))
   return made

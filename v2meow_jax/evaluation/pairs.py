@@ -17,7 +17,7 @@ MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.
 
 
 def beat_f(ours: Times, theirs: Times, window: float = BEAT_WINDOW) -> float:
-  """F-measure of beats that can be matched one to one within `window` s (Davies et al. 2009); 0 if either is empty.
+  """F-measure of beats that can be matched one to one within `window` s (Davies et al. 2009); 0 if empty.
 
   On a line, matching in order as early as possible matches as many as any other way.
   """
@@ -48,7 +48,7 @@ def beat_seconds(ours: Times, theirs: Times, seconds: float) -> tuple[float, flo
 
 
 def tempo_agrees(ours: float, theirs: float, octaves: bool = False) -> float:
-  """1 where tempi are within 4%, also by a factor of 2 or 3 with `octaves` (Gouyon et al. 2006); NaN if unknown."""
+  """1 where tempi are within 4%, with `octaves` also by a factor of 2 or 3 (Gouyon et al. 2006)."""
   if not np.isfinite(theirs):
     return float('nan')
   factors = (1, 2, 3, 1 / 2, 1 / 3) if octaves else (1,)
@@ -65,7 +65,7 @@ def key_of(chroma: Float[np.ndarray, '12']) -> tuple[int, bool] | None:
 
 
 def key_agreement(ours: tuple[int, bool] | None, theirs: tuple[int, bool] | None) -> float:
-  """MIREX's weights: 1 the same key, 0.5 a fifth above, 0.3 relative, 0.2 parallel; NaN where truth has none."""
+  """MIREX's weights: 1 the same key, 0.5 a fifth above, 0.3 relative, 0.2 parallel; else 0."""
   if theirs is None:
     return float('nan')
   if ours is None:
@@ -81,7 +81,7 @@ def key_agreement(ours: tuple[int, bool] | None, theirs: tuple[int, bool] | None
 
 
 def correlation(one: Float[np.ndarray, ' n'], other: Float[np.ndarray, ' n']) -> float:
-  """Pearson's, of as much as both have; 0 where ours is constant, NaN where theirs is or both are too short."""
+  """Pearson's, of as much as both have; 0 where ours is constant, NaN where theirs is or is too short."""
   n = min(len(one), len(other))
   one, other = np.asarray(one[:n], np.float64), np.asarray(other[:n], np.float64)
   if n < 8 or other.std() < 1e-6:
@@ -142,7 +142,7 @@ AGREEMENT = {
   'chroma': ('', 'higher', 'correlation of the mean pitch classes with the truth\'s'),
 }  # fmt: skip
 FOLLOWING = {
-  'motion_energy': ('', 'higher', 'correlation of the music\'s energy with the picture\'s motion, best lag within 2 s'),
+  'motion_energy': ('', 'higher', 'correlation of energy with the picture\'s motion, best lag within 2 s'),
   'motion_energy_at_0': ('', 'higher', 'the same without lag'),
   'motion_lag': ('s', '', 'the best lag; positive: the music comes later'),
   'brightness': ('', 'higher', 'correlation of the spectral centroid with the picture\'s brightness'),

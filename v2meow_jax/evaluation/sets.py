@@ -26,18 +26,20 @@ def frechet(ours: Vectors, theirs: Vectors) -> float:
   """Frechet distance of the Gaussians of both sets (Dowson and Landau 1982; for audio Kilgour et al. 2019).
 
   |m - n|^2 + tr(S + T - 2 (S T)^(1/2)). The trace of the root is the sum of the singular values of
-  S^(1/2) T^(1/2), which stays real where covariances are singular. With n - 1 in covariances, as NumPy has it.
+  S^(1/2) T^(1/2), which stays real where covariances are singular. Covariances over n - 1, as NumPy has them.
   """
   means = ours.mean(0, dtype=np.float64) - theirs.mean(0, dtype=np.float64)
   one, other = (_root(np.asarray(x, np.float64)) for x in (ours, theirs))
   traces = np.square(one).sum() + np.square(other).sum()
-  return float(max(0.0, means @ means + traces - 2 * linalg.svdvals(one @ other.T).sum()))
+  return float(max(0.0, means @ means + traces - 2 * np.sum(linalg.svdvals(one @ other.T))))
 
 
 def _root(vectors: np.ndarray) -> np.ndarray:
   """A with A' A the covariance, of no more rows than it needs: its products have the same singular values."""
   centred = (vectors - vectors.mean(0)) / np.sqrt(len(vectors) - 1)
-  return centred if len(centred) <= centred.shape[1] else np.linalg.qr(centred, mode='r')
+  if len(centred) > centred.shape[1]:
+    return np.asarray(linalg.qr(centred, mode='economic')[1])
+  return centred
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +64,8 @@ def extrapolated_frechet(ours: Vectors, theirs: Vectors, points: int = 15, seed:
   """FAD-infinity (Gui et al. 2024, after Chong and Forsyth 2020).
 
   The distance of `n` of ours, drawn without replacement, is biased by about a constant over n: it is measured
-  at sizes evenly spaced in 1 / n between a fifth of the set (at least as many as dimensions, where there are so
-  many) and all of it, and a line through them is followed to 1 / n = 0.
+  at sizes evenly spaced in 1 / n between a fifth of the set (at least as many as dimensions, where there are
+  so many) and all of it, and a line through them is followed to 1 / n = 0.
   """
   most = len(ours)
   least = min(max(most // 5, min(ours.shape[1], most // 2), 2), most)
@@ -111,18 +113,19 @@ def mmd(ours: Vectors, theirs: Vectors, kind: str = 'polynomial', scale: float |
     scale = 1 / one.shape[1]
   elif scale is None:
     part = other[np.random.default_rng(0).permutation(len(other))[:1000]]
-    apart = linalg.norm(part[:, None] - part[None], axis=-1)[np.triu_indices(len(part), 1)]
+    apart = _distances(part, part)[np.triu_indices(len(part), 1)]
     scale = float(1 / (2 * max(float(np.median(apart)), 1e-12) ** 2))
+  width = float(scale or 0)
   m, n = len(one), len(other)
 
   def diagonal(x: np.ndarray) -> float:
     if kind == 'gaussian':
       return float(len(x))
-    return float(np.sum((np.square(x, dtype=np.float64).sum(1) * scale + 1) ** 3))
+    return float(np.sum((np.square(x, dtype=np.float64).sum(1) * width + 1) ** 3))
 
-  own = (_sums(one, one, scale, kind) - diagonal(one)) / (m * (m - 1))
-  their = (_sums(other, other, scale, kind) - diagonal(other)) / (n * (n - 1))
-  return own + their - 2 * _sums(one, other, scale, kind) / (m * n)
+  own = (_sums(one, one, width, kind) - diagonal(one)) / (m * (m - 1))
+  their = (_sums(other, other, width, kind) - diagonal(other)) / (n * (n - 1))
+  return own + their - 2 * _sums(one, other, width, kind) / (m * n)
 
 
 def density_and_coverage(ours: Vectors, theirs: Vectors, k: int = 5) -> tuple[float, float]:
@@ -153,7 +156,7 @@ def _distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def kl(ours: Float[np.ndarray, 'n labels'], theirs: Float[np.ndarray, 'n labels']) -> Float[np.ndarray, ' n']:
-  """KL(theirs | ours) in nats of each pair of label posteriors: nats lost by describing truth with what was made.
+  """KL(theirs | ours) in nats of pairs of label posteriors: nats lost by describing truth by what was made.
 
   The direction of AudioLDM's and MusicGen's tables (target first); the other one is another figure.
   """

@@ -29,8 +29,8 @@ class Card:
 
 
 SETS = {
-  'frechet': Card('', 'lower', 'Frechet distance to the truth of the other half of the pieces; grows as sets shrink'),
-  'mmd': Card('', 'lower', 'kernel distance (cubic polynomial), unbiased, may be below zero; the same halves'),
+  'frechet': Card('', 'lower', 'Frechet distance to the truth of the other half; grows as sets shrink'),
+  'mmd': Card('', 'lower', 'kernel distance (cubic polynomial), unbiased, may be below zero; same halves'),
   'density': Card('', 'higher', 'how deep in the truth the pieces lie; above 1 where all lie in its middle'),
   'coverage': Card('share', 'higher', 'of the truth near which something lies: variety'),
 }  # fmt: skip
@@ -38,13 +38,10 @@ CARDS = {name: Card(unit, '', says) for name, (unit, says) in features.FIGURES.i
 CARDS |= {name: Card(*told) for name, told in (pairs.AGREEMENT | pairs.FOLLOWING).items()}
 
 
-def figures(rows: Mapping[str, Sequence[Measured]], names: Sequence[str]) -> dict[str, dict[str, Estimate]]:
-  """Mean of each of `features.FIGURES` by way; intervals by piece."""
+def figures(rows: Sequence[Measured], names: Sequence[str]) -> dict[str, Estimate]:
+  """Mean of each of `features.FIGURES` over pieces."""
   return {
-    name: {
-      way: bootstrap.mean(np.array([row.heard.figures[name] for row in measured]), names, unit=unit)
-      for way, measured in rows.items()
-    }
+    name: bootstrap.mean(np.array([row.heard.figures[name] for row in rows]), names, unit=unit)
     for name, (unit, _) in features.FIGURES.items()
   }
 
@@ -67,8 +64,8 @@ def normalised(vectors: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -
 def distances(ours: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> dict[str, Estimate]:
   """Each of `SETS` by halves: pieces of one half against the truth of the other, averaged over both.
 
-  So no row has its own piece in the reference, the truth's row is what two samples of music are apart, and all
-  rows compare, being of one size.
+  So no row has its own piece in the reference, the truth's row is what two samples of music are apart, and
+  all rows compare, being of one size.
 
   Args:
     ours, truth: vectors of each piece [windows, dimensions], of the same pieces.
