@@ -1,7 +1,6 @@
 """`v2meow evaluate`: a bundle on a dataset, its music for videos, a folder of music, or two reports."""
 
 import argparse
-import functools
 import json
 import pathlib
 from typing import Any
@@ -152,8 +151,14 @@ def _music(args: argparse.Namespace) -> int:
       truth = next((p.truth for p in pieces if p.truth is not None), None)
       if args.swap:
         paired = [(task, p) for task in mine for p in pieces if p.name == task.name and p.truth is not None]
-        made = functools.partial(swapping.make, pipeline, bundle.digest, progress=progress.update)
-        made(paired, args.out / 'swapped')
+        swapping.make(
+          pipeline,
+          bundle.digest,
+          paired,
+          args.out / 'swapped',
+          together=args.together,
+          progress=progress.update,
+        )
         extra = swapping.pieces(pipeline, [p for p in pieces if p.truth is not None], args.out / 'swapped')
     else:
       pieces, rest = subjects.of_folder(args.audio, args.reference, terminal.say)

@@ -38,7 +38,7 @@ def _root(vectors: np.ndarray) -> np.ndarray:
   """A with A' A the covariance, of no more rows than it needs: its products have the same singular values."""
   centred = (vectors - vectors.mean(0)) / np.sqrt(len(vectors) - 1)
   if len(centred) > centred.shape[1]:
-    return np.asarray(linalg.qr(centred, mode='economic')[1])
+    return np.linalg.qr(centred).R
   return centred
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ def make(
   paired: Sequence[tuple[Task, Piece]],
   out: pathlib.Path,
   *,
+  together: int,
   progress: Progress,
 ) -> None:
   """Writes OUT/COUNT/NAME.wav of each way and piece, and a JSON of what it is; goes on after a kill.
@@ -51,21 +52,29 @@ def make(
     pipeline: of the bundle with this `digest`.
     paired: tasks whose pieces have a truth.
     out: folder.
+    together: pieces side by side.
     progress: told of windows.
   """
   for count in ways(pipeline).values():
     folder = out / str(count)
     folder.mkdir(parents=True, exist_ok=True)
-    for task, piece in paired:
-      place = folder / f'{piece.name}.json'
-      about = _about(pipeline, digest, task, count)
-      if place.is_file() and place.read_text() == about and place.with_suffix('.wav').is_file():
-        continue
-      sound = _generate(pipeline, task, piece, count, progress)
-      place.unlink(missing_ok=True)
-      levelled = loudness.normalize_loudness(sound, pipeline.codec.sample_rate)
-      audio_files.write_wav(place.with_suffix('.wav'), levelled, pipeline.codec.sample_rate)
-      files.write_text(place, about)
+    about = {piece.name: _about(pipeline, digest, task, count) for task, piece in paired}
+    todo = [pair for pair in paired if not _complete(folder, pair[1], about)]
+    for at in range(0, len(todo), together):
+      group = todo[at : at + together]
+      known = [_known(pipeline, task, piece, count) for task, piece in group]
+      made = pipeline.generate_batch([task.request for task, _ in group], known=known, progress=progress)
+      for (_, piece), generated in zip(group, made, strict=True):
+        place, rate = folder / f'{piece.name}.json', generated.sample_rate
+        place.unlink(missing_ok=True)
+        levelled = loudness.normalize_loudness(generated.audio, rate)
+        audio_files.write_wav(place.with_suffix('.wav'), levelled, rate)
+        files.write_text(place, about[piece.name])
+
+
+def _complete(folder: pathlib.Path, piece: Piece, about: Mapping[str, str]) -> bool:
+  place = folder / f'{piece.name}.json'
+  return place.is_file() and place.read_text() == about[piece.name] and place.with_suffix('.wav').is_file()
 
 
 def _about(pipeline: Pipeline, digest: str, task: Task, count: int) -> str:
@@ -81,8 +90,8 @@ def _about(pipeline: Pipeline, digest: str, task: Task, count: int) -> str:
   return json.dumps({'of': told, 'sha256': hashlib.sha256(text.encode()).hexdigest()}) + '\n'
 
 
-def _generate(pipeline: Pipeline, task: Task, piece: Piece, count: int, progress: Progress) -> np.ndarray:
-  """The piece's sound, its first `count` stages being given the tokens of its truth."""
+def _known(pipeline: Pipeline, task: Task, piece: Piece, count: int) -> dict[str, np.ndarray]:
+  """Tokens of the piece's truth for the first `count` stages, by stage."""
   encoders = {encoder.stream.name: encoder for encoder in pipeline.token_encoders}
   clip = MediaClip(None, str(piece.truth), 0.0, task.request.seconds)
   known: dict[str, np.ndarray] = {}
@@ -90,9 +99,6 @@ def _generate(pipeline: Pipeline, task: Task, piece: Piece, count: int, progress
     target = runner.stage.target
     encoder = encoders.get(target.stream.name)
     if encoder is None:
-      raise errors.ConfigError(
-        f'--swap: the bundle holds no encoder of {target.stream.name}, which truth needs'
-      )
-    tokens = np.asarray(encoder.encode_clip(clip))
-    known[runner.stage.name] = tokens[:, slice(*target.span)]
-  return pipeline.generate_batch([task.request], known=[known], progress=progress)[0].audio
+      raise errors.ConfigError(f'--swap: the bundle holds no encoder of {target.stream.name} for the truth')
+    known[runner.stage.name] = np.asarray(encoder.encode_clip(clip))[:, slice(*target.span)]
+  return known
