@@ -88,8 +88,8 @@ def test_a_page_is_made_and_its_answers_scored(tmp_path, capsys):
   out = tmp_path / 'test'
   systems = [f'{system}={tmp_path / system}' for system in 'ab']
   assert listen.main(['page', *systems, '--out', str(out), '--checks', '1']) == 0
-  page, key = (out / 'index.html').read_text(), json.loads((out / 'key.json').read_text())
-  assert len(key['questions']) == 3 and len(list((out / 'media').iterdir())) == 5
+  page, key = (out / 'page' / 'index.html').read_text(), json.loads((out / 'key.json').read_text())
+  assert len(key['questions']) == 3 and len(list((out / 'page' / 'media').iterdir())) == 5
   assert 'p0' not in page and str(tmp_path) not in page  # nobody sees who made what
   right = [q['check'] or ('left' if q['left'] == 'a' else 'right') for q in key['questions']]
   answers = {'test': key['test'], 'listener': 'x', 'answers': list(enumerate(right))}

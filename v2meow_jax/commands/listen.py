@@ -45,8 +45,8 @@ def _page(args: argparse.Namespace) -> int:
   told = listening_test.make(
     folders, args.out, videos=args.videos, seconds=args.seconds, checks=args.checks, seed=args.seed
   )
-  print(f'{args.out / "index.html"}: {told["questions"]} questions on {told["pieces"]} pieces')
-  print(f'{args.out / "key.json"}: who made what; do not put it on the server')
+  print(f'{args.out / "page"}: {told["questions"]} questions on {told["pieces"]} pieces, for any web server')
+  print(f'{args.out / "key.json"}: who made what; it stays here')
   return 0
 
 

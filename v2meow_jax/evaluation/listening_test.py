@@ -66,7 +66,7 @@ def make(
   checks: int = 2,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Writes OUT/index.html, OUT/media and OUT/key.json, which says who made what and stays at home.
+  """Writes OUT/page, for a web server, and OUT/key.json, which says who made what and stays at home.
 
   Args:
     folders: of each system's music, by its name; pieces go by the names of the files.
@@ -92,7 +92,7 @@ def make(
   if not pieces:
     raise errors.MediaError('no two systems have a file of the same name, so nothing can be compared')
   films = subjects.find(videos, 'video') if videos else {}
-  media = out / 'media'
+  media = out / 'page' / 'media'
   media.mkdir(parents=True, exist_ok=True)
   asked = questions(pieces, checks, seed)
   rng = np.random.default_rng([seed, 1])
@@ -113,7 +113,7 @@ def make(
   test = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
   key = {'test': test, 'questions': [dataclasses.asdict(question) for question in asked]}
   files.write_text(out / 'key.json', json.dumps(key, indent=2) + '\n')
-  files.write_text(out / 'index.html', _page(test, told, bool(shown)))
+  files.write_text(out / 'page' / 'index.html', _page(test, told, bool(shown)))
   return {'test': test, 'pieces': len(pieces), 'questions': len(asked)}
 
 
@@ -195,8 +195,8 @@ function play(side) {{
   stop();
   at('play' + side).classList.add('playing');
   sounds[side].currentTime = 0;
-  sounds[side].play();
-  if (!at('film').hidden) {{ at('film').currentTime = 0; at('film').play(); }}
+  sounds[side].play().catch(() => {{}});
+  if (!at('film').hidden) {{ at('film').currentTime = 0; at('film').play().catch(() => {{}}); }}
   heard[side] = true;
   if (heard.A && heard.B) for (const id of ['left', 'right', 'same']) at(id).disabled = false;
 }}
