@@ -91,3 +91,14 @@ def test_a_piece_agrees_with_itself_and_follows_what_it_is_made_from():
   assert found['motion_energy_at_0'] == pytest.approx(1) and found['brightness'] == pytest.approx(1)
   assert found['motion_lag'] % 0.5 == 0  # the clicks' period
   assert found['cut_to_beat'] == pytest.approx(1 - 0.4, abs=0.06)
+
+
+def test_no_two_metrics_have_one_name():
+  kinds = (features.FIGURES, pairs.AGREEMENT, pairs.FOLLOWING)
+  assert len(set().union(*kinds)) == sum(map(len, kinds))
+  heard = features.hear(clicks(seconds=4), features.RATE)
+  assert heard.figures.keys() == features.FIGURES.keys()
+  assert pairs.agreement(heard, heard).keys() == pairs.AGREEMENT.keys()
+  columns = dict.fromkeys(('motion', 'brightness', 'cut'), np.zeros(48))
+  found = pairs.following(heard, columns, 12.0)
+  assert found.keys() == pairs.FOLLOWING.keys() and all(map(np.isnan, found.values()))

@@ -18,6 +18,7 @@ TOKENS = Card(
   'nats', 'lower', 'Jensen-Shannon divergence of how often tokens occur from the truth; nothing of order'
 )
 OTHER_VIDEO = 'made, another video'
+FIT = 0.8  # R^2 below which an extrapolation is not to be used
 
 
 def measure(
@@ -168,6 +169,7 @@ def _add_whole(
     f'{embedder}: Frechet distance of all {len(one)} windows to all {len(other)} of the truth '
     f'{line.distances[-1]:.3f}; extrapolated to endless ones (FAD-infinity) {line.value:.3f}, by a line over '
     f'1/n through {len(line.sizes)} sizes from {line.sizes[0]}, R^2 {line.fit:.2f}'
+    + ('' if line.fit >= FIT else ': no line, so the extrapolation says nothing')
   )
 
 

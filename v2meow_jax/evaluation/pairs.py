@@ -135,8 +135,8 @@ AGREEMENT = {
   'beat_f': ('', 'higher', 'beats within 70 ms of the truth\'s; other music can be as good with other beats'),
   'beat_coverage': ('', '', 'seconds with a beat over those of the truth; nearly 1 for all that has a pulse'),
   'beat_hit': ('', 'higher', 'seconds with a beat in both; nearly 1 for all that has a pulse'),
-  'tempo': ('share', 'higher', 'tempo within 4% of the truth\'s'),
-  'tempo_octaves': ('share', 'higher', 'the same, double or half or three times counting as well'),
+  'tempo_agrees': ('share', 'higher', 'tempo within 4% of the truth\'s'),
+  'tempo_agrees_octaves': ('share', 'higher', 'the same, double or half or three times counting as well'),
   'key': ('', 'higher', 'MIREX\'s weighted score against the truth\'s key, by a correlation of profiles'),
   'loudness_curve': ('', 'higher', 'correlation of energy in quarters of a second with the truth\'s'),
   'chroma': ('', 'higher', 'correlation of the mean pitch classes with the truth\'s'),
@@ -158,8 +158,8 @@ def agreement(ours: Heard, theirs: Heard) -> dict[str, float]:
     'beat_f': beat_f(ours.beats, theirs.beats) if len(theirs.beats) else float('nan'),
     'beat_coverage': coverage,
     'beat_hit': hit,
-    'tempo': tempo_agrees(mine, other),
-    'tempo_octaves': tempo_agrees(mine, other, octaves=True),
+    'tempo_agrees': tempo_agrees(mine, other),
+    'tempo_agrees_octaves': tempo_agrees(mine, other, octaves=True),
     'key': key_agreement(key_of(ours.chroma), key_of(theirs.chroma)),
     'loudness_curve': correlation(ours.curves['energy'], theirs.curves['energy']),
     'chroma': correlation(ours.chroma, theirs.chroma),
@@ -185,7 +185,8 @@ def following(ours: Heard, columns: dict[str, np.ndarray], rate: float) -> dict[
   return {
     'motion_energy': float('nan') if best is None else float(found[best]),
     'motion_energy_at_0': float(found[len(found) // 2]),
-    'motion_lag': float('nan') if best is None else float(lags[best]),
+    # Where nothing goes together there is no lag.
+    'motion_lag': float(lags[best]) if best is not None and found[best] > 0 else float('nan'),
     'brightness': correlation(ours.curves['brightness'], light),
     'cut_to_beat': hit - chance,
   }
