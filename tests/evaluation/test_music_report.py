@@ -70,7 +70,7 @@ def test_the_page_holds_everything(measured):
   assert page.count('<audio') == page.count('data:audio/mpeg;base64,') == 3  # made, truth, noise
   assert page.count('data:image/png;base64,') == 3
   for row in report['table']:
-    assert row['metric'] in page
+    assert row['metric'] in page and row['says'][:40] in page.replace('&#x27;', "'")
   assert 'broken: ' in page and report['provenance']['command'] in page.replace('&#x27;', "'")
 
 

@@ -27,12 +27,15 @@ td:first-child, th:first-child { text-align: left; position: sticky; left: 0; ba
 th:first-child { background: #f5f5f5 }
 small { color: #666; display: block; white-space: nowrap }
 td.made { background: #eef5ff }
-.flag { color: #a33; white-space: normal; max-width: 12em }
+.flag { color: #a33; white-space: normal; max-width: 14em }
 .says { color: #444; text-align: left; white-space: normal; min-width: 14em }
 .sounds { display: grid; grid-template-columns: repeat(auto-fill, minmax(15em, 1fr)); gap: 1em }
 .sounds img { width: 100%; height: 7em; image-rendering: auto; background: #000 } audio { width: 100% }
 pre { overflow-x: auto; font-size: .8em; background: #f5f5f5; padding: 1em }
-svg { max-width: 100%; height: auto }
+svg { display: block; width: 100%; max-width: 40em; height: auto }
+@media (max-width: 40em) {
+  td:first-child, td:first-child small { min-width: 9.5em; max-width: 9.5em; white-space: normal; overflow-wrap: break-word }
+}
 """
 
 
@@ -97,13 +100,13 @@ def music(report: Mapping[str, Any], examples: Sequence[Example] = ()) -> str:
   judged = [row for row in rows if row['better']]
   for title, part in (('Against the truth and the video', judged), ('What it is like', described)):
     body = [
-      f'<td>{html.escape(row["metric"])}<small>{_about(row)}</small></td>'
+      f'<td>{_broken(row["metric"])}<small>{_about(row)}</small>{_flag(row)}</td>'
       + ''.join(cell(row['ways'].get(way), 'made' if way == 'made' else '') for way in ways)
-      + f'<td class="flag">{html.escape(row["flag"])}</td>'
       for row in part
     ]
     if body:
-      parts.append(f'<h2>{title}</h2>' + table(['metric', *ways, 'flag'], body))
+      parts.append(f'<h2>{title}</h2>' + table(['metric', *ways], body))
+  parts.insert(2, '<h2>At a glance</h2>' + _glance(judged, ways))
   parts.append(_sounds(examples))
   cards = [
     f'<td>{html.escape(row["metric"])}</td><td class="says">{html.escape(row["says"])}</td>' for row in rows
@@ -117,6 +120,69 @@ def music(report: Mapping[str, Any], examples: Sequence[Example] = ()) -> str:
 def _about(row: Mapping[str, Any]) -> str:
   arrow = {'lower': 'lower is better', 'higher': 'higher is better', '': ''}[row['better']]
   return html.escape(', '.join(part for part in (row['unit'], arrow) if part))
+
+
+def _broken(name: str) -> str:
+  """A metric's name that may be broken at its slashes and underscores."""
+  return html.escape(name).replace('/', '/<wbr>').replace('_', '_<wbr>')
+
+
+def _flag(row: Mapping[str, Any]) -> str:
+  return f'<small class="flag">{html.escape(row["flag"])}</small>' if row['flag'] else ''
+
+
+COLOURS = {
+  'made': '#1a5fb4',
+  'truth': '#26a269',
+  'noise': '#a51d2d',
+  'silence': '#5e5c64',
+  'unigram': '#c64600',
+}
+
+
+def _glance(rows: Sequence[Mapping[str, Any]], ways: Sequence[str]) -> str:
+  """Every metric on a line from its worst value to its best, with the intervals of made and truth."""
+  lines, height = [], 26
+  for number, row in enumerate(rows):
+    values = {way: row['ways'][way] for way in ways if row['ways'].get(way, {}).get('value') is not None}
+    sign = 1 if row['better'] == 'higher' else -1
+    ends = [sign * told['value'] for told in values.values()]
+    if not ends or max(ends) == min(ends):
+      continue
+    low, span, y = min(ends), max(ends) - min(ends), height * number + 16
+
+    def place(value: float, sign=sign, low=low, span=span) -> float:
+      return 230 + 360 * min(max((sign * value - low) / span, -0.02), 1.02)
+
+    parts = [f'<text x="222" y="{y + 4}" text-anchor="end">{html.escape(row["metric"])}</text>']
+    parts.append(f'<line x1="230" x2="590" y1="{y}" y2="{y}" stroke="#ddd"/>')
+    for way, told in values.items():
+      colour = COLOURS.get(way, '#9a9996')
+      if way in ('made', 'truth') and told['interval'][0] is not None:
+        a, b = (place(edge) for edge in told['interval'])
+        parts.append(
+          f'<line x1="{a:.0f}" x2="{b:.0f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3"/>'
+        )
+      title = html.escape(f'{way} {number_of(told)}')
+      parts.append(
+        f'<circle cx="{place(told["value"]):.0f}" cy="{y}" r="5" fill="{colour}">'
+        f'<title>{title}</title></circle>'
+      )
+    lines.append(''.join(parts))
+  names = ''.join(
+    f'<span style="color:{COLOURS.get(way, "#9a9996")}">&#9679; {html.escape(way)} </span>' for way in ways
+  )
+  return (
+    f'<p>Left the worst of all ways, right the best. {names}</p>'
+    f'<svg viewBox="0 0 600 {height * len(rows) + 10}" '
+    f'font-size="12" role="img" aria-label="metrics at a glance">{"".join(lines)}</svg>'
+  )
+
+
+def number_of(told: Mapping[str, Any]) -> str:
+  """A value with its interval, as text."""
+  low, high = told['interval']
+  return number(told['value']) + ('' if low is None else f' [{number(low)}, {number(high)}]')
 
 
 def _list(lines) -> str:
