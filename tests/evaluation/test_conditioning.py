@@ -1,43 +1,129 @@
-"""Own against foreign conditions, with a scorer whose preference is known."""
+"""Gains under other conditions, with a scorer whose preference is known, and the choice of places."""
 
-import jax.numpy as jnp
+import dataclasses
+from fractions import Fraction
+
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
+import small
 
 from v2meow_jax.evaluation import conditioning
+from v2meow_jax.models.runner import StageRunner
+from v2meow_jax.models.stage_model import StageModel
+from v2meow_jax.models.trainable import StageTrainable
+from v2meow_jax.sampling import Sampling
+from v2meow_jax.stages import Condition, Stage, Target
+from v2meow_jax.streams import Stream
+
+VIDEO = Stream('video/motion', 'embedding', Fraction(4), 1)
+TOKENS = Stream('audio/semantic', 'tokens', Fraction(10), 1, 16)
+STAGE = Stage('semantic', (Condition(VIDEO, dropout=0.1),), Target(TOKENS), 4)
 
 
-def batches(count):
-  rng = np.random.default_rng(0)
-  for _ in range(count):
-    secret = rng.permutation(4).astype(np.float32)
-    yield {
-      'video/motion': jnp.asarray(secret[:, None, None]),
-      'video/motion/mask': jnp.ones((4, 1), bool),
-      'video/motion/offset': jnp.zeros(4),
-      'audio/semantic': jnp.asarray(secret[:, None, None]),
-    }
+@dataclasses.dataclass
+class Clip:
+  id: str
+  source: str
+  duration: float
 
 
-def test_a_scorer_that_listens_is_told_from_one_that_does_not():
-  def listens(batch):
-    wrong = jnp.abs(batch['video/motion'] - batch['audio/semantic'])
-    missing = ~batch['video/motion/mask'][..., None]
-    return jnp.where(missing, -5.0, -1.0 - wrong)
+class Data:
+  """Videos that say the track and the time; nothing else is asked of a dataset."""
 
-  found = conditioning.own_against_foreign(listens, batches(5), 'video/motion')
-  assert found['own'] == pytest.approx(1) and found['missing'] == pytest.approx(5)
-  # Neighbours in a permutation of 0 .. 3 always differ.
-  assert found['foreign'] > 2 and found['own_wins'] == 1 and found['examples'] == 20
-  assert found['gain'] == pytest.approx(found['foreign'] - found['own'])
+  directory = 'here'
 
-  deaf = conditioning.own_against_foreign(lambda batch: -jnp.ones((4, 1, 1)), batches(5), 'video/motion')
-  assert deaf['gain'] == 0 and deaf['own_wins'] == 0
+  def __init__(self, tracks=6, seconds=20.0):
+    self.clips = [Clip(f'{t}-{n}', f'track {t}', seconds) for t in range(tracks) for n in range(2)]
+
+  def read(self, stream, clip, start=0, stop=None):
+    count = int(self.clips[clip].duration * stream.rate)
+    if stream.kind == 'tokens':
+      return np.zeros((count, 1), np.uint16)[start:stop]
+    return (100.0 * (clip // 2) + 30.0 * (clip % 2) + np.arange(count)[:, None] / 4)[start:stop]
 
 
-def test_masked_tokens_do_not_dilute_the_mean():
-  def score(batch):
-    return jnp.asarray(np.where(np.arange(6) < 2, -3.0, 0.0))[None, :, None] * jnp.ones((4, 1, 1))
+def hearing(monkeypatch, cost):
+  """Makes the scorer one whose nats a token are a function of the first video element, and of its mask."""
 
-  found = conditioning.own_against_foreign(score, batches(1), 'video/motion')
-  assert found['own'] == pytest.approx(3)
+  def scorer(runner):
+    def score(batch):
+      value = np.where(batch['video/motion/mask'][:, 0], batch['video/motion'][:, 0, 0], np.nan)
+      tokens = np.tile(batch['audio/semantic/mask'].reshape(len(value), 5, -1).sum(2), 1).astype(float)
+      nats = cost(value)[:, None, None] * tokens[..., None]
+      return nats, np.zeros_like(nats), tokens
+
+    return score
+
+  monkeypatch.setattr(conditioning, 'scorer', scorer)
+
+
+@dataclasses.dataclass
+class Runner:
+  stage: Stage = STAGE
+
+
+def test_a_stage_that_hears_only_the_track_gains_against_tracks_alone(monkeypatch):
+  # Cost 1 whatever the moment, if the track's hundred is that of the own video.
+  data, seen = Data(), {}
+
+  def cost(value):
+    first = seen.setdefault('own', []) if len(seen.get('own', [])) < 24 else None
+    if first is not None:
+      first.extend(value)
+      return np.ones(len(value))
+    start = seen.setdefault('at', 0) % 24
+    seen['at'] += len(value)
+    own = np.array(seen['own'][start : start + len(value)])
+    return np.where(np.isnan(value), 3.0, np.where(value // 100 == own // 100, 1.0, 2.0))
+
+  hearing(monkeypatch, cost)
+  own, tracks, told = conditioning.measure(Runner(), data, crops=24, shift=2.0)
+  found = told['video/motion']
+  assert found['moment']['gain']['value'] == 0 and found['shifted']['gain']['value'] == 0
+  assert found['track']['gain']['value'] == pytest.approx(1) and found['track']['wins']['value'] == 1
+  assert found['none']['gain']['value'] == pytest.approx(2)
+  assert found['track']['gain']['count'] == 6 and len(found['track']['places']) == 5
+  assert own.tokens.sum() == 24 * 40 and len(tracks) == 24
+
+
+def test_places_are_what_they_say():
+  places = conditioning.Places(Data(), STAGE, seed=3)
+  chosen = places.choose(24)
+  assert sorted({crop.track for crop in chosen[:6]}) == [f'track {n}' for n in range(6)]
+  for crop in chosen:
+    assert 0 <= crop.start <= 16 and (crop.start * 4).denominator == 1
+    moved = places.shifted(crop, 2.0)
+    assert moved.clip == crop.clip and abs(moved.start - crop.start) == 2 and 0 <= moved.start <= 16
+    moment = places.moment(crop)
+    assert moment.track == crop.track
+    assert moment.clip != crop.clip or abs(moment.start - crop.start) >= 3
+    assert places.other(crop).track != crop.track
+  again = conditioning.Places(Data(), STAGE, seed=3)
+  assert again.choose(24) == chosen and again.other(chosen[5]) == places.other(chosen[5])
+
+
+def test_a_single_short_track_has_no_others(monkeypatch):
+  data = Data(tracks=1, seconds=4.0)
+  data.clips = data.clips[:1]
+  hearing(monkeypatch, lambda value: np.where(np.isnan(value), 2.0, 1.0))
+  _, _, told = conditioning.measure(Runner(), data, crops=4)
+  found = told['video/motion']
+  assert [found[kind]['gain']['value'] for kind in conditioning.OTHERS] == [None, None, None, 1.0]
+  assert found['none']['gain']['interval'] == [None, None]
+
+
+def test_the_scorer_sums_what_the_stage_scores():
+  stage, config = small.make_stages(small.make_codec())[1]
+  batch = small.random_batch(stage, 2)
+  name = stage.target.stream.name
+  batch[f'{name}/mask'] = batch[f'{name}/mask'] & (np.arange(stage.frames) < 33)
+  model = StageModel(stage, config)
+  params = nn.unbox(jax.jit(model.init)(jax.random.key(0), small.zero_batch(stage))['params'])
+  nats, hits, tokens = conditioning.scorer(StageRunner(model, params, Sampling()))(batch)
+  wanted = -np.asarray(StageTrainable(stage, config, None).score_batch(params, batch))
+  np.testing.assert_allclose(nats.sum((1, 2)), wanted.sum((1, 2)), rtol=1e-4)
+  # 50 frames in fifths of ten
+  np.testing.assert_allclose(nats[:, 2], wanted[:, 20:30].sum(1), rtol=1e-4)
+  assert tokens.tolist() == [[10, 10, 10, 3, 0]] * 2 and (hits <= tokens[..., None]).all()

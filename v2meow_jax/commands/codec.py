@@ -69,4 +69,8 @@ def _report(codec: Codec, args: argparse.Namespace) -> None:
   for point in report['points']:
     told = '  '.join(f'{name} {value:.3f}' for name, value in point['measures'].items())
     print(f'{point["name"]:<16}{point["bit_rate"] / 1000:>7.2f} kbit/s  {told}')
+  for name, found in report['agreement'].items():
+    print(f'codes that stay the same, {name + ":":<20}{found["value"]:>7.1%}')
+  nats = '  '.join(f'{name} {report["nats"][name]["nats_a_second"]:.1f}' for name in codec_report.COSTS)
+  print(f'nats a second of held-out audio ({report["nats"]["held_out_seconds"]:.0f} s): {nats}')
   print(f'bfloat16 against float32: {report["bfloat16_snr"]:.1f} dB\n{args.out / "index.html"}')

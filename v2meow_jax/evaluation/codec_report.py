@@ -1,6 +1,7 @@
 """Is this codec trained? Its quality against bit rate on real audio, beside lines that anyone can judge."""
 
 import dataclasses
+import functools
 import html
 import io
 import json
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import soxr
 
-from v2meow_jax import description, errors, files
+from v2meow_jax import description, errors, files, terminal
 from v2meow_jax.codec import losses, quantizer
 from v2meow_jax.codec.codec import Codec
+from v2meow_jax.evaluation import causal, cost, invariance
 from v2meow_jax.media import audio as audio_files
 from v2meow_jax.media import probe
 
@@ -26,6 +28,8 @@ MEASURES = {
   'stft': 'multi-resolution STFT distance (less is better)',
   'si_sdr': 'SI-SDR, dB (more is better)',
 }
+COSTS = ('uniform', 'unigram', 'bigram', 'causal')
+MODEL = causal.STANDARD  # with which tokens are scored; the same for all codecs
 BFLOAT16_LIMIT = 40.0  # dB
 AUDIO_SUFFIXES = ('.wav', '.flac', '.ogg', '.opus', '.mp3', '.m4a', '.mp4', '.mkv', '.webm', '.mov')
 
@@ -147,6 +151,11 @@ def investigate(codec: Codec, clips: dict[str, np.ndarray]) -> tuple[dict, dict[
     quantizer.usage(jnp.concatenate(list(codes.values())), codec.stream.codes)
   )
   ratio = bfloat16_quality(codec, next(iter(codes.values())))
+  with terminal.Progress(quiet=True) as progress:
+    agreement = invariance.agreement(codec, clips, functools.partial(progress.update, 'agreement'))
+    learnt, held_out = cost.split(codes)
+    steps = functools.partial(progress.update, 'causal model')
+    nats = cost.nats_a_second(codec.stream, learnt, held_out, recipe=MODEL, progress=steps)
   report = {
     'codec': description.describe(codec.config),
     'seconds': sum(map(len, clips.values())) / rate,
@@ -156,6 +165,8 @@ def investigate(codec: Codec, clips: dict[str, np.ndarray]) -> tuple[dict, dict[
     'usage': [float(x) for x in share],
     'perplexity': [float(x) for x in perplexity],
     'bfloat16_snr': ratio,
+    'agreement': agreement,
+    'nats': nats,
   }
   return report | {'answer': answer(report)}, sounds
 
@@ -296,10 +307,37 @@ label {{ display: inline-block; font-size: small }}
 <h2>Quality against bit rate</h2><img src="quality.png" alt="quality against bit rate">
 <table><tr><th>way</th><th>kind</th><th>kbit/s</th>{heads}</tr>{points}</table>
 <h2>Codebooks</h2><img src="usage.png" alt="codebook usage">
+{_tokens(report)}
 <h2>Clips</h2>{clips}
 <details><summary>Settings</summary><pre>{told(json.dumps(report['codec'], indent=2))}</pre></details>
 </html>
 """
+
+
+def _tokens(report: dict) -> str:
+  """What a language model will see of the codec: how steady its codes are, and what they cost."""
+  steady = ''.join(
+    f'<tr><td>{html.escape(name)}</td><td></td><td>{100 * found["value"]:.1f}</td>'
+    + ''.join(f'<td>{100 * level:.0f}</td>' for level in found['levels'])
+    + '</tr>'
+    for name, found in report['agreement'].items()
+  )
+  nats, levels = report['nats'], len(report['usage'])
+  costs = ''.join(
+    f'<tr><td>{name}</td><td></td><td>{nats[name]["nats_a_second"]:.1f}</td>'
+    + ''.join(f'<td>{level:.2f}</td>' for level in nats[name]['levels'])
+    + '</tr>'
+    for name in COSTS
+  )
+  heads = ''.join(f'<th>level {k}</th>' for k in range(levels))
+  return f"""<h2>Tokens</h2>
+<p>Codes that stay the same, %, when the sound is changed in a way that is hardly heard. A codec that writes
+other codes for it makes a language model learn each piece many times.</p>
+<table><tr><th>change</th><th></th><th>all levels</th>{heads}</tr>{steady}</table>
+<p>Cost of held-out audio ({nats['held_out_seconds']:.0f} s) under models that learnt from the rest
+({nats['train_seconds']:.0f} s): in all, nats a second; by level, nats a token. The causal model is a
+Transformer of {nats['model']['parameters']:,} parameters that sees {nats['model']['seconds']:.1f} s.</p>
+<table><tr><th>model</th><th></th><th>nats a second</th>{heads}</tr>{costs}</table>"""
 
 
 def read_clips(codec: Codec, source: pathlib.Path, count: int, seconds: float) -> dict[str, np.ndarray]:
@@ -313,12 +351,18 @@ def read_clips(codec: Codec, source: pathlib.Path, count: int, seconds: float) -
     paths = sorted(path for path in source.rglob('*') if path.suffix.lower() in AUDIO_SUFFIXES)
   clips: dict[str, np.ndarray] = {}
   for path in paths[:: max(1, len(paths) // count)]:
-    about = probe.probe(path).audio
-    if about is None:
-      warnings.warn(f'{path}: it has no sound, so it is passed over', stacklevel=1)
+    try:
+      about = probe.probe(path).audio
+      if about is None:
+        warnings.warn(f'{path}: it has no sound, so it is passed over', stacklevel=1)
+        continue
+      middle = max(0.0, (float(about.duration) - seconds) / 2)
+      sound, _ = audio_files.load_audio(path, codec.sample_rate, codec.channels, middle, seconds)
+    except errors.MediaError as error:
+      if path == source:
+        raise
+      warnings.warn(f'{error} It is passed over.', stacklevel=1)
       continue
-    middle = max(0.0, (float(about.duration) - seconds) / 2)
-    sound, _ = audio_files.load_audio(path, codec.sample_rate, codec.channels, middle, seconds)
     if not np.isfinite(sound).all() or not sound.any() or len(sound) < 4096:
       warnings.warn(f'{path}: silent, damaged or too short in its middle, so it is passed over', stacklevel=1)
       continue

@@ -1,6 +1,7 @@
 """How well a codec gives back what it was given."""
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,28 +10,44 @@ from jaxtyping import Float
 
 from v2meow_jax.codec import losses, quantizer
 from v2meow_jax.codec.codec import Codec
+from v2meow_jax.evaluation import bootstrap
 
 
-def reconstruct(codec: Codec, clips: Iterable[Float[np.ndarray, 'samples channels']]) -> dict[str, float]:
-  """Means over clips of audio at the codec's rate.
+def reconstruct(
+  codec: Codec,
+  clips: Iterable[Float[np.ndarray, 'samples channels']],
+  tracks: Sequence[Hashable] | None = None,
+) -> dict[str, Any]:
+  """Means over clips of audio at the codec's rate, one in memory at a time.
+
+  Args:
+    codec: which.
+    clips: audio.
+    tracks: of each clip, by which intervals are drawn; by default each is one.
 
   Returns:
-    `log_mel` (see `losses.log_mel_distance`), `si_sdr` in dB, `codebook_used` (share of all codes that
-    occur, over levels), `perplexity` of the codes over levels, `seconds` of audio measured.
+    `log_mel` (see `losses.log_mel_distance`), `stft` (see `losses.multi_resolution_stft`) and `si_sdr` in dB,
+    each an `Estimate.told`; `codebook_used` (share of all codes that occur, over levels), `perplexity` of the
+    codes over levels, `seconds` of audio measured.
   """
-  distances, ratios, codes, samples = [], [], [], 0
+  rows: dict[str, list[float]] = {'log_mel': [], 'stft': [], 'si_sdr': []}
+  codes, samples = [], 0
   for audio in clips:
     tokens = codec.encode(audio)
     decoded = codec.decode(tokens)[: len(audio)]
     theirs, ours = jnp.asarray(audio.T), jnp.asarray(decoded.T)
-    distances.append(float(losses.log_mel_distance(ours, theirs, codec.sample_rate)))
-    ratios.append(float(jnp.mean(losses.si_sdr(ours, theirs))))
+    rows['log_mel'].append(float(losses.log_mel_distance(ours, theirs, codec.sample_rate)))
+    rows['stft'].append(float(losses.multi_resolution_stft(ours, theirs)))
+    rows['si_sdr'].append(float(jnp.mean(losses.si_sdr(ours, theirs))))
     codes.append(tokens)
     samples += len(audio)
   share, perplexity = jax.device_get(quantizer.usage(jnp.concatenate(codes), codec.stream.codes))
-  return {
-    'log_mel': float(np.mean(distances)),
-    'si_sdr': float(np.mean(ratios)),
+  about = {'log_mel': ('', 'lower'), 'stft': ('', 'lower'), 'si_sdr': ('dB', 'higher')}
+  told = {
+    name: bootstrap.mean(np.array(values), tracks, unit=about[name][0], better=about[name][1]).told()
+    for name, values in rows.items()
+  }
+  return told | {
     'codebook_used': float(np.mean(share)),
     'perplexity': float(np.mean(perplexity)),
     'seconds': samples / codec.sample_rate,

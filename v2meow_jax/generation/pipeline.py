@@ -136,10 +136,23 @@ class Pipeline:
     requests: Sequence[Request],
     *,
     sampling: Mapping[str, Sampling] | None = None,
+    known: Sequence[Mapping[str, np.ndarray]] = (),
     progress: Progress = lambda name, done, total: None,
   ) -> list[Generated]:
-    """Several pieces, of any lengths, decoded side by side; their timings are those of all together."""
+    """Several pieces, of any lengths, decoded side by side; their timings are those of all together.
+
+    Args:
+      requests: what is asked for.
+      sampling: by stage name, instead of the bundle's.
+      known: of each request, or none: tokens [frames, depth] by the name of a stage, from the start of the
+        piece, which the stage then need not make.
+      progress: called as windows are done, and as the video is read; what it raises ends the work.
+    """
     score, seconds = self._begin(requests, sampling, progress, whole=True)
+    for piece, tokens in enumerate(known):
+      for made in score.stages:
+        if made.stage.name in tokens:
+          made.begin(piece, tokens[made.stage.name])
     end = max(piece.duration for piece in score.pieces)
     for place in range(len(self.stages)):  # one stage after the other, so that windows share batches
       score.fill(end, place)

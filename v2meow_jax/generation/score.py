@@ -52,6 +52,11 @@ class StageScore:
       self.made.append(beginning[: layout.frames, slice(*target.span)].astype(np.int32))
       self.begun.append(len(self.made[-1]))
 
+  def begin(self, piece: int, tokens: Int[np.ndarray, 'frames depth']) -> None:
+    """Takes tokens that are known from the start, before any are made."""
+    self.made[piece] = tokens[: self.layouts[piece].frames].astype(np.int32)
+    self.begun[piece] = len(self.made[piece])
+
   @property
   def progress(self) -> tuple[int, int]:
     """Windows done, and in all."""
