@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from v2meow_jax import errors
-from v2meow_jax.encoders import clap, motion, semantic, style, waveform
+from v2meow_jax.encoders import clap, events, motion, pulse, semantic, style, waveform
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.encoders.entry import Entry, Given, Identity, Option, Sources
 
 ENTRIES = (
   motion.ENTRY,
+  events.ENTRY,
   semantic.ENTRY,
+  pulse.ENTRY,
   waveform.ENTRY,
   clap.ENTRY,
   style.ENTRY,
