@@ -121,7 +121,9 @@ class Bundle:
 
   def token_encoders(self) -> list[Encoder]:
     """Encoders of streams that stages make, besides the codec, so that a given piece can be gone on with."""
-    return [self.semantic()] if self.about.get('semantic') else []
+    folder = pathlib.Path(self.directory)
+    made: list[Encoder] = [registry.build(each, folder) for each in self.about.get('token_encoders', [])]
+    return [self.semantic(), *made] if self.about.get('semantic') else made
 
   def semantic(self) -> SemanticEncoder:
     """The semantic encoder that the training data was made with."""
