@@ -5,8 +5,8 @@
 
 A codec's tokens are to stay the same under a shift of one sample and a change of sign (more than 0.95 of
 them). A stage that predicts sound is to know its first level by at least a nat better than its bigram; every
-stage that is given the video is to prefer a crop's own to another moment of the same track (interval above 0).
-A gate that fails is a reason to change the plan, not the gate.
+stage that is given the video is to prefer a crop's own to another moment of the track (interval above 0). A
+gate that fails is a reason to change the plan, not the gate.
 """
 
 import argparse
