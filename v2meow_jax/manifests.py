@@ -26,10 +26,11 @@ class ClipRow(msgspec.Struct, kw_only=True):
 
 
 class MusicRow(msgspec.Struct, kw_only=True):
-  """Music of which a video is rendered; `id` names the video."""
+  """Music of which a video is rendered; `id` names the video, `events` what is true of rendered music."""
 
   id: Text
   audio: Text
+  events: Text | None = None
 
 
 class PieceRow(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -1,7 +1,8 @@
 """Which streams condition a stage, which it predicts, how its tokens are laid out, and its crop.
 
-A stage's sequence is a prefix (each condition in turn, a fixed number of elements each) and then
-the target's steps. The pattern says how a frame's codebook levels become steps:
+A stage's sequence is a prefix (each condition that is placed there in turn, a fixed number of elements
+each) and then the target's steps; to the input of a step is added what aligned conditions say of its
+time. The pattern says how a frame's codebook levels become steps:
 
 - `flatten` (AudioLM, MusicLM, V2Meow): one token a step, levels of a frame one after the other;
 - `delay` (MusicGen): one step a frame, all levels at once, level k shifted by k steps, so that a
@@ -9,6 +10,7 @@ the target's steps. The pattern says how a frame's codebook levels become steps:
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -21,6 +23,8 @@ from v2meow_jax.streams import Stream, crop_all, read_nothing
 
 LONGEST_CROP = 3600  # seconds, far beyond what a model can hear at once
 PATTERNS = ('flatten', 'delay')
+PLACEMENTS = ('prefix', 'aligned')
+LONGEST_CONTEXT = 60  # seconds, beyond which a network of all elements around a step is no small one
 
 
 def _checked_levels(stream: Stream, levels: tuple[int, int] | None, role: str) -> tuple[int, int]:
@@ -41,11 +45,16 @@ class Condition:
     stream: embeddings or tokens.
     levels: the codebook levels used, as (start, stop); tokens only, all by default.
     dropout: probability with which training replaces the whole condition by its null vector.
+    placement: `prefix`: before the target's steps, where attention finds it; `aligned`: a small network of
+      the elements around a step's own time is added to that step's input.
+    context: how far around a step the network of an aligned condition sees, in seconds each way.
   """
 
   stream: Stream
   levels: tuple[int, int] | None = None
   dropout: float = 0.0
+  placement: str = 'prefix'
+  context: Fraction = Fraction(1)
 
   def __post_init__(self):
     if self.stream.kind == 'tokens':
@@ -58,11 +67,30 @@ class Condition:
       raise errors.ConfigError(
         f'condition {self.stream.name!r}: dropout {self.dropout} is not between 0 and 1'
       )
+    if self.placement not in PLACEMENTS:
+      raise errors.ConfigError(
+        f'condition {self.stream.name!r}: placement {self.placement!r} is not one of {", ".join(PLACEMENTS)}'
+      )
+    try:
+      object.__setattr__(self, 'context', Fraction(self.context))
+    except (ValueError, TypeError, ArithmeticError) as error:
+      raise errors.ConfigError(
+        f'condition {self.stream.name!r}: context {self.context!r} is no number of seconds'
+      ) from error
+    if not 0 <= self.context <= LONGEST_CONTEXT:
+      raise errors.ConfigError(
+        f'condition {self.stream.name!r}: context {self.context} is not between 0 and {LONGEST_CONTEXT} s'
+      )
 
   @property
   def span(self) -> tuple[int, int]:
     """The codebook levels used, or the whole width of an embedding."""
     return self.levels or (0, self.stream.width)
+
+  @property
+  def reach(self) -> int:
+    """Elements before and after the one at a step's time that the step is told, where it is aligned."""
+    return math.ceil(self.context * self.stream.rate)
 
 
 @gin.register
@@ -106,7 +134,7 @@ class Stage:
 
   Attributes:
     name: what its files and metrics are called.
-    conditions: what it is given, in the order of the prefix; groups of them are laid out in place.
+    conditions: what it is given, those of the prefix in its order; groups of them are laid out in place.
     target: what it predicts.
     crop_seconds: length of a training crop and of a window in generation, in seconds.
   """
@@ -129,7 +157,7 @@ class Stage:
       raise errors.ConfigError(
         f'stage {self.name!r}: a crop of {self.crop_seconds} s holds no frame of its target'
       )
-    names = [(c.stream.name, c.levels) for c in self.conditions]
+    names = [(c.stream.name, c.levels, c.placement) for c in self.conditions]
     if len(set(names)) < len(names):
       raise errors.ConfigError(f'stage {self.name!r}: a condition is named twice')
     by_name: dict[str, Stream] = {}
@@ -169,7 +197,7 @@ class Stage:
   @property
   def prefix_length(self) -> int:
     """Elements of the prefix."""
-    return sum(c.stream.length(self.crop_seconds) for c in self.conditions)
+    return sum(c.stream.length(self.crop_seconds) for c in self.conditions if c.placement == 'prefix')
 
   @property
   def step_tokens(self) -> int:

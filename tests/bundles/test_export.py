@@ -3,19 +3,26 @@
 import json
 import pathlib
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
 import pytest
 import small
+from etils import epath
 
-from v2meow_jax import bundles, errors, terminal
+from v2meow_jax import bundles, description, errors, terminal
 from v2meow_jax.bundles.export import export as export_runs
+from v2meow_jax.bundles.saved_run import SavedRun
 from v2meow_jax.codec.trainable import CodecTrainable
 from v2meow_jax.commands import export
 from v2meow_jax.encoders.motion import MotionEncoder
+from v2meow_jax.encoders.pulse import PulseEncoder
 from v2meow_jax.generation.pipeline import Pipeline
+from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.trainable import StageTrainable
+from v2meow_jax.models.transformer import TransformerConfig
+from v2meow_jax.stages import Condition, Stage, Target
 from v2meow_jax.training import loop
 
 
@@ -118,3 +125,36 @@ def test_a_run_without_a_checkpoint_is_refused(runs, tmp_path):
 def test_a_stage_is_no_codec(runs):
   with pytest.raises(errors.BundleError, match='trained a stage, not a codec'):
     bundles.load_codec(runs['fine'])
+
+
+def test_what_continues_a_stream_of_a_stage_s_own_comes_from_its_identity(tmp_path):
+  codec = small.make_codec()
+  pulse = PulseEncoder(rate=5)
+  acoustic = Condition(pulse.stream, placement='aligned')
+  config = TransformerConfig(layers=1, width=16, heads=2, mlp=16)
+  made = []
+  for stage in (
+    Stage('pulse', (Condition(MotionEncoder().stream),), Target(pulse.stream), 2),
+    Stage('acoustic', (acoustic,), Target(codec.stream, pattern='delay'), 2),
+  ):
+    shapes = jax.eval_shape(StageModel(stage, config).init, jax.random.key(0), small.zero_batch(stage))
+    weights = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), nn.unbox(shapes)['params'])
+    made_by = {
+      'video/motion': MotionEncoder().identity,
+      'audio/pulse': pulse.identity,
+      codec.stream.name: codec.identity,
+    }
+    about = {
+      'stage': description.describe(stage),
+      'transformer': description.describe(config),
+      'data': json.loads(json.dumps({stream.name: made_by[stream.name] for stream in stage.streams})),
+    }
+    made.append(SavedRun(epath.Path(tmp_path / stage.name), 'stage', about, 1, weights))
+  about = {'codec': description.describe(codec.config)}
+  made.append(SavedRun(epath.Path(tmp_path / 'codec'), 'codec', about, 1, codec.weights))
+  export_runs(made, tmp_path / 'bundle')
+  bundle = bundles.Bundle(tmp_path / 'bundle')
+  assert [stage.stage.name for stage in bundle.stages()] == ['pulse', 'acoustic']
+  assert bundle.stages()[1].stage.conditions == (acoustic,)
+  assert bundle.token_encoders() == [pulse] and bundle.encoder_of('audio/pulse') == pulse
+  assert bundle.encoders() == [MotionEncoder()]

@@ -17,10 +17,11 @@ from v2meow_jax.training.optimizers import adamw
 WARMUP, STEPS = 20, 45
 NETWORKS = {
   'spectral': SpectralConfig(256, 64, 1, 32, 2, encoder_blocks=1, decoder_blocks=1),
+  'magnitude': SpectralConfig(256, 64, 1, 32, 2, 1, 1, input='magnitude', mels=20),
   'soundstream': SoundStreamConfig(strides=(16,), channels=4, dilations=(1,)),
 }
 # Of latents: less than the warm-up sees, and more.
-RINGS = {'soundstream': 1024, 'spectral': 8192}
+RINGS = {'soundstream': 1024, 'spectral': 8192, 'magnitude': 8192}
 
 
 def tones(step, batch=4, samples=2048):

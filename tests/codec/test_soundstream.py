@@ -22,7 +22,7 @@ def random_like(init, *args):
 @functools.cache
 def network(strides):
   config = SoundStreamConfig(strides, channels=2, dilations=(1, 3))
-  built = config.build(audio_channels=CHANNELS[strides], dimension=DIMENSION)
+  built = config.build(audio_channels=CHANNELS[strides], dimension=DIMENSION, sample_rate=16000)
   params = random_like(built.init, jnp.zeros((1, FRAMES * config.hop, CHANNELS[strides])))
   encode = jax.jit(functools.partial(built.apply, method='encode'))
   decode = jax.jit(functools.partial(built.apply, method='decode'))

@@ -1,7 +1,10 @@
+import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import librosa
 import numpy as np
 import pytest
 
@@ -12,7 +15,7 @@ SMALL = SpectralConfig(
   window=64, spectrum_hop=16, downsampling=2, width=8, encoder_blocks=1, decoder_blocks=1
 )
 
-STEREO = SMALL.build(2, 5)
+STEREO = SMALL.build(2, 5, 16000)
 
 
 def noise(*shape):
@@ -42,6 +45,8 @@ def power_and_gradients(params, audio):
     ({'decoder_blocks': 0}, 'must be positive'),
     ({'expansion': 0}, 'must be positive'),
     ({'spectrum_hop': 0}, 'hop 0'),
+    ({'mels': 0}, 'must be positive'),
+    ({'input': 'phase'}, "'phase' is not one of complex, magnitude"),
   ],
 )
 def test_a_wrong_setting_is_refused(settings, words):
@@ -53,7 +58,7 @@ def test_a_wrong_setting_is_refused(settings, words):
 def test_a_frame_is_a_hop_of_samples_both_ways(channels, downsampling):
   config = SpectralConfig(64, 16, downsampling, 8, 2, 1, 1)
   assert config.hop == 16 * downsampling
-  network = config.build(channels, 5)
+  network = config.build(channels, 5, 16000)
   audio = noise(3, 4 * config.hop, channels)
   params = jax.eval_shape(network.init, jax.random.key(0), audio)
   latents = jax.eval_shape(functools.partial(network.apply, method='encode'), params, audio)
@@ -101,3 +106,62 @@ def test_the_depthwise_convolution_is_that_of_numpy():
   centred = convolved - convolved.mean(1, keepdims=True)
   # float32; Flax adds 1e-6 to the variance.
   np.testing.assert_allclose(normed, centred / np.sqrt(convolved.var(1, keepdims=True) + 1e-6), atol=1e-4)
+
+
+MAGNITUDE = dataclasses.replace(SMALL, window=256, spectrum_hop=64, input='magnitude', mels=20)
+
+
+def tones(channels=2):
+  """A chord in every channel, its own, at 8 kHz."""
+  rng = np.random.default_rng(3)
+  time = np.arange(64 * 64)[:, None] / 8000
+  frequency, phase = rng.uniform(150, 3000, (4, 1, channels)), rng.random((4, 1, channels))
+  return (0.2 * np.sin(2 * np.pi * (frequency * time + phase))).sum(0).astype(np.float32)
+
+
+@functools.cache
+def magnitude_network(channels=2, config=MAGNITUDE):
+  network = config.build(channels, 5, 8000)
+  rng = np.random.default_rng(1)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 1024, channels)))
+  params = jax.tree.map(lambda x: (0.2 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
+  return jax.jit(functools.partial(network.apply, params, method='encode'))
+
+
+def test_the_encoder_of_magnitudes_sees_the_logarithm_of_mel_bands_of_each_channel():
+  network = MAGNITUDE.build(2, 5, 8000)
+  audio = tones()
+  variables = jax.jit(network.init)(jax.random.key(0), audio[None])
+  seen = {}
+
+  def look(next_fun, args, kwargs, context):
+    if context.module.name == 'encoder_in':
+      seen['features'] = np.asarray(args[0])
+    return next_fun(*args, **kwargs)
+
+  with nn.intercept_methods(look):
+    network.apply(variables, audio[None], method='encode')
+  filters = librosa.filters.mel(sr=8000, n_fft=256, n_mels=20)
+  padded = np.pad(audio.T.astype(np.float64), ((0, 0), (96, 96)))
+  spectrum = librosa.stft(padded, n_fft=256, hop_length=64, center=False)
+  # A floor under the root, whose gradient at nothing is none, and one under the logarithm.
+  bands = np.log(filters @ np.sqrt(np.abs(spectrum) ** 2 + 1e-8) + 1e-4) / 4  # [channels, mels, frames]
+  expected = bands.transpose(2, 0, 1).reshape(64, 40)
+  np.testing.assert_allclose(seen['features'][0], expected, atol=1e-4)  # float32 transforms under a logarithm
+
+
+@pytest.mark.parametrize('kind', ['magnitude', 'complex'])
+def test_a_sign_is_nothing_to_magnitudes_and_a_sample_little(kind):
+  audio, encode = tones(), magnitude_network(config=dataclasses.replace(MAGNITUDE, input=kind))
+  delayed = np.concatenate([audio, audio[:64]])[1:-63]
+  plain, flipped, late = (np.asarray(encode(x[None]))[0, 2:-2] for x in (audio, -audio, delayed))
+  size = np.abs(plain).mean()
+  assert (np.abs(flipped - plain).max() == 0) == (kind == 'magnitude')
+  assert (np.abs(late - plain).mean() < 0.05 * size) == (kind == 'magnitude')
+
+
+def test_channels_are_told_apart_by_magnitudes():
+  audio, encode = tones(), magnitude_network()
+  same = np.asarray(encode(audio[None]))
+  swapped = np.asarray(encode(audio[None, :, ::-1]))
+  assert np.abs(same - swapped).mean() > 0.1 * np.abs(same).mean()

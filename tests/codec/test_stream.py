@@ -17,6 +17,7 @@ from v2meow_jax.codec.spectral import SpectralConfig
 NETWORKS = {
   'soundstream': SoundStreamConfig(strides=(2, 3), channels=4, dilations=(1, 3)),
   'spectral': SpectralConfig(128, 32, 2, width=16, encoder_blocks=2, decoder_blocks=2),
+  'magnitude': SpectralConfig(128, 32, 2, 16, encoder_blocks=2, decoder_blocks=2, input='magnitude', mels=12),
   'dac_even': DacConfig(strides=(2, 4), channels=4, decoder_channels=16),
   'dac_odd': DacConfig(strides=(2, 5), channels=4, decoder_channels=16),
   'encodec_causal': EncodecConfig(strides=(2, 4), channels=4),
@@ -144,7 +145,8 @@ def test_long_signals_go_in_blocks_by_themselves(kind, monkeypatch):
   audio = made.decode(codes)
   assert audio.shape == (131 * made.hop, 1)
   wanted = np.asarray(made._decode(made.weights, codes[None]))[0]
-  assert relative(audio[: len(wanted)], wanted) < 1e-5 and not audio[len(wanted) :].any()
+  # float32 sums in another order.
+  assert relative(audio[: len(wanted)], wanted) < 2e-5 and not audio[len(wanted) :].any()
 
 
 def test_the_state_of_a_stream_is_the_callers():

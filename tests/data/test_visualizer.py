@@ -8,6 +8,7 @@ import pytest
 from v2meow_jax import errors
 from v2meow_jax.commands import visualize
 from v2meow_jax.data import visualizer
+from v2meow_jax.media import curves
 from v2meow_jax.media.audio import write_wav
 
 RATE, FPS = 22050, 12
@@ -53,7 +54,7 @@ def two_sections():
 
 
 def film(audio, config=SMALL):
-  analysis = visualizer.analyse(audio, RATE, config.frame_rate)
+  analysis = curves.analyse(audio, RATE, config.frame_rate)
   return analysis, np.stack(list(visualizer.render(analysis, config)))
 
 
@@ -77,7 +78,7 @@ def test_motion_and_brightness_follow_loudness(seed):
 
 def test_energy_is_the_level_in_decibels():
   audio, level = swells()
-  assert correlation(visualizer.analyse(audio, RATE).energy, level) > 0.9
+  assert correlation(curves.analyse(audio, RATE).energy, level) > 0.9
 
 
 def test_brightness_jumps_at_clicks():
@@ -115,14 +116,14 @@ def test_sections_last_from_4_to_30_seconds():
   rng = np.random.default_rng(3)
   parts = [chord(rng.uniform(100, 900, 3), s) for s in (1.5, 2, 9, 3, 40, 2, 2, 20, 75)]
   for audio in (np.concatenate(parts), parts[-1]):
-    cuts = np.flatnonzero(visualizer.analyse(audio, RATE).cuts)
+    cuts = np.flatnonzero(curves.analyse(audio, RATE).cuts)
     lengths = np.diff([0, *cuts, len(audio) / RATE * FPS]) / FPS
     assert lengths.min() >= 4 and lengths.max() <= 30
 
 
 def test_hue_tells_keys_apart():
   c_major, f_sharp = (
-    visualizer.analyse(chord(np.array([1, 1.26, 1.498]) * root, 4), RATE) for root in (261.6, 370.0)
+    curves.analyse(chord(np.array([1, 1.26, 1.498]) * root, 4), RATE) for root in (261.6, 370.0)
   )
   apart = np.abs((c_major.hue[10:-10] - f_sharp.hue[10:-10] + 0.5) % 1 - 0.5)
   assert apart.mean() > 0.4  # opposite on the circle of fifths, half a turn
@@ -156,7 +157,7 @@ def test_silence_and_scraps(samples):
 @pytest.mark.parametrize('audio', [np.zeros(0), np.zeros((2, 50)), np.array([0, np.nan])])
 def test_audio_that_cannot_be_analysed(audio):
   with pytest.raises(errors.InputError, match='audio to analyse'):
-    visualizer.analyse(audio, RATE)
+    curves.analyse(audio, RATE)
 
 
 @pytest.mark.parametrize('setting', [{'frame_rate': 0}, {'width': 95}, {'height': 8}, {'seed': -1}])
@@ -166,7 +167,7 @@ def test_bad_settings(setting):
 
 
 def test_frame_rates_must_agree():
-  analysis = visualizer.analyse(chord([440], 1), RATE, 25)
+  analysis = curves.analyse(chord([440], 1), RATE, 25)
   with pytest.raises(errors.InputError, match='25 frames'):
     next(visualizer.render(analysis, SMALL))
 

@@ -88,12 +88,19 @@ def test_silence_short_and_empty():
 
 
 def test_normalize():
-  quiet = sine(-40, 3).astype(np.float32)
+  quiet = sine(-38, 3).astype(np.float32)
   result = loudness.normalize_loudness(quiet, 48_000)
   assert result.dtype == np.float32
   assert loudness.integrated_loudness(result, 48_000) == pytest.approx(-16, abs=0.01)
   loud = loudness.normalize_loudness(sine(0, 3), 48_000, target_lufs=-20)
   assert loudness.integrated_loudness(loud, 48_000) == pytest.approx(-20, abs=0.01)
+
+
+def test_a_noise_floor_is_not_made_music():
+  floor = sine(-57, 3)
+  with pytest.warns(UserWarning, match=r'-57\.\d LUFS.*24 dB only instead of to -16 LUFS'):
+    result = loudness.normalize_loudness(floor, 48_000)
+  np.testing.assert_allclose(result, floor * 10 ** (24 / 20))
 
 
 def test_normalize_stops_at_the_peak():

@@ -23,6 +23,15 @@ MOTION = Stream('video/motion', 'embedding', 4, 3)
 STYLE = Stream('video/style', 'embedding', 0, 5)
 ACOUSTIC = Stream('audio/acoustic', 'tokens', 5, 5, 11)
 CONDITIONS = (Condition(ACOUSTIC, (0, 2)), Condition(MOTION), Condition(STYLE))
+# Of streams that are slower, faster and without a rate, tokens among them, beside a prefix.
+FAST = Stream('video/events', 'embedding', 12, 2)
+ALIGNED = (
+  Condition(ACOUSTIC, (0, 2), placement='aligned', context='0.3'),
+  Condition(MOTION, placement='aligned'),
+  Condition(MOTION),
+  Condition(FAST, placement='aligned', context=0),
+  Condition(STYLE, placement='aligned'),
+)
 BATCH = 2
 
 
@@ -81,6 +90,9 @@ MODELS = [
   ('delay', ROPE, (), 0),
   ('flatten', RELATIVE, (), 0),
   ('delay', RELATIVE, (), 2),
+  ('flatten', ROPE, ALIGNED, 2),
+  ('delay', ROPE, ALIGNED, 0),
+  ('delay', RELATIVE, ALIGNED, 2),
 ]
 
 

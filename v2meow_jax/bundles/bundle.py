@@ -122,10 +122,11 @@ class Bundle:
 
   def token_encoders(self) -> list[Encoder]:
     """Encoders of streams that stages make, besides the codec, so that a given piece can be gone on with."""
+    folder = pathlib.Path(self.directory)
     made: list[Encoder] = [self.semantic()] if self.about.get('semantic') else []
     if self.about.get('tokens') and not any(told['encoder'] == 'tokens' for told in self.about['encoders']):
-      made.append(tokens.load(pathlib.Path(self.directory) / self.about['tokens']['file']))
-    return made
+      made.append(tokens.load(folder / self.about['tokens']['file']))
+    return made + [registry.build(each, folder) for each in self.about.get('token_encoders', [])]
 
   def semantic(self) -> SemanticEncoder:
     """The semantic encoder that the training data was made with."""

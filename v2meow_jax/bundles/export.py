@@ -88,6 +88,7 @@ def export(
     predicted.add(stage.target.stream.name)
     given |= {c.stream.name: run.about['data'][c.stream.name] for c in stage.conditions}
   encoders = [identity for name, identity in given.items() if name not in predicted]
+  token_encoders = [made_by[name] for name in sorted(predicted) if _is_rebuilt(made_by.get(name, {}))]
   _check_fitted(fitted, made_by, encoders)
   write(
     out,
@@ -98,11 +99,18 @@ def export(
     ),
     stages=networks,
     encoders=encoders,
+    token_encoders=token_encoders,
     fitted=fitted,
     dtype=dtype,
     stablehlo=stablehlo,
     about=about,
   )
+
+
+def _is_rebuilt(identity: Mapping[str, Any]) -> bool:
+  """Whether an encoder comes from its identity alone, without a file of what was fitted."""
+  entry = registry.named(str(identity.get('encoder')))
+  return entry is not None and entry.rebuild is not None and not entry.fitted
 
 
 def _check_fitted(

@@ -48,6 +48,7 @@ class About(msgspec.Struct):
   codec: _Codec
   stages: list[_Stage]
   encoders: list[_Encoder]
+  token_encoders: list[_Encoder] = []
   semantic: File | None = None
   style: File | None = None
   tokens: File | None = None

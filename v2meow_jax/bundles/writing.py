@@ -6,7 +6,7 @@ import json
 import pathlib
 import shutil
 import types as builtin_types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ def write(
   codec: Network,
   stages: list[Network],
   encoders: list[dict],
+  token_encoders: Sequence[dict] = (),
   fitted: Mapping[str, pathlib.Path] = NOTHING,
   dtype: str = 'float32',
   stablehlo: bool = False,
@@ -56,6 +57,7 @@ def write(
     codec: `about` holds `config` and `identity`.
     stages: `about` holds `stage`, `transformer` and `sampling`, in the order in which they run.
     encoders: identities of the encoders of the streams that no stage makes.
+    token_encoders: identities of those of streams that stages make, but for the codec and what is fitted.
     fitted: files of what the encoders of the training data had learned, by the encoder's name.
     dtype: that weights are stored in, `float32` or `float16` (half the size; they are float32 in use).
     stablehlo: also write every stage's prefill and step as programs; see `bundles.stablehlo`.
@@ -72,6 +74,8 @@ def write(
     told['codec'] = codec.about | _save(temporary, codec, dtype)
     told['stages'] = [network.about | _save(temporary, network, dtype) for network in stages]
     told['encoders'] = encoders
+    if token_encoders:
+      told['token_encoders'] = list(token_encoders)
     if stablehlo:
       runners = [types.runner(network.about, network.weights) for network in stages]
       told['stablehlo'] = [

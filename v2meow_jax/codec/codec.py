@@ -57,7 +57,7 @@ class CodecConfig:
 
   def build(self):
     """The Linen network, with methods `encode` and `decode`."""
-    return self.network.build(self.channels, self.quantizer.dimension)
+    return self.network.build(self.channels, self.quantizer.dimension, self.sample_rate)
 
   @property
   def tokens(self) -> Stream:

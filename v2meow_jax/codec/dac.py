@@ -47,8 +47,9 @@ class DacConfig:
     """Samples a frame."""
     return math.prod(self.strides)
 
-  def build(self, audio_channels: int, dimension: int) -> 'DacNetwork':
+  def build(self, audio_channels: int, dimension: int, sample_rate: int) -> 'DacNetwork':
     """The network between `audio_channels` and latents of `dimension`."""
+    del sample_rate  # the same network at every one
     return DacNetwork(self, audio_channels, dimension)
 
   def parts(self, direction: str) -> tuple[Part, ...]:

@@ -48,8 +48,9 @@ class EncodecConfig:
     """Samples a frame."""
     return math.prod(self.strides)
 
-  def build(self, audio_channels: int, dimension: int) -> 'EncodecNetwork':
+  def build(self, audio_channels: int, dimension: int, sample_rate: int) -> 'EncodecNetwork':
     """The network between `audio_channels` and latents of `dimension`."""
+    del sample_rate  # the same network at every one
     return EncodecNetwork(self, audio_channels, dimension)
 
   def padding(self, kernel: int, stride: int = 1) -> tuple[int, int]:

@@ -1,11 +1,13 @@
 """Reconstruction losses of a codec. Every loss is a mean over frames and bins, and over the scales."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from v2meow_jax.codec import spectrogram
 
 MEL_WINDOWS = (64, 128, 256, 512, 1024, 2048)  # 2^6 .. 2^11, SoundStream, section III-F
+BINS = 64  # mel bands, there too
 
 
 def multi_scale_mel(
@@ -13,15 +15,15 @@ def multi_scale_mel(
 ) -> Array:
   """L1 of mel magnitudes plus alpha x L2 of their logarithms, 64 bins, hop a quarter of the window.
 
-  SoundStream, equations 4 and 5, with alpha = sqrt(window / 2). The L2 term is the root mean square
-  over the bins of a frame; both terms are means over frames, the L1 term also over bins, and the
-  scales are averaged. The paper has norms and sums: constant factors.
+  SoundStream, equations 4 and 5, with alpha = sqrt(window / 2). The paper sums both norms over the frames of
+  all scales; here they are means over frames and scales, and both norms are divided by the root of the number
+  of bins, so that the L2 term is a root mean square. The terms weigh against each other as published.
   """
   total = jnp.zeros(())
   for window in MEL_WINDOWS:
-    ours = spectrogram.mel(audio, sample_rate, window, window // 4, 64)
-    theirs = spectrogram.mel(target, sample_rate, window, window // 4, 64)
-    linear = jnp.mean(jnp.abs(ours - theirs))
+    ours = spectrogram.mel(audio, sample_rate, window, window // 4, BINS)
+    theirs = spectrogram.mel(target, sample_rate, window, window // 4, BINS)
+    linear = jnp.mean(jnp.sum(jnp.abs(ours - theirs), -1)) / np.sqrt(BINS)
     # 1e-3: below the noise of 16-bit audio in these units; the gradient of the norm needs a floor too.
     log = jnp.log(ours + 1e-3) - jnp.log(theirs + 1e-3)
     alpha = jnp.sqrt(window / 2.0)

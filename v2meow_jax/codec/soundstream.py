@@ -42,8 +42,9 @@ class SoundStreamConfig:
     """Samples a frame."""
     return math.prod(self.strides)
 
-  def build(self, audio_channels: int, dimension: int) -> 'SoundStreamNetwork':
+  def build(self, audio_channels: int, dimension: int, sample_rate: int) -> 'SoundStreamNetwork':
     """The network between `audio_channels` and latents of `dimension`."""
+    del sample_rate  # the same network at every one
     return SoundStreamNetwork(self, audio_channels, dimension)
 
   def parts(self, direction: str) -> tuple[Part, ...]:

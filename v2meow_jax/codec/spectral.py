@@ -3,6 +3,12 @@
 All convolutions run at tens of frames a second instead of at the sample rate, which makes it train
 on a CPU. Blocks and head follow Vocos (Siuzdak 2023): ConvNeXt blocks without downsampling, then
 the logarithm of the magnitude and the phase of each bin, and an inverse transform.
+
+What the encoder sees decides what tokens are like. With `complex` they hold the phase, and so where every
+frame begins to the sample: the waveform can come back, but a delay of one sample makes other tokens of the
+same music, and a language model has nothing to learn in them. With `magnitude` the encoder sees how loud each
+mel band is in each channel; a sign or a small delay is nothing to it, and the phase is the decoder's to
+invent, as a vocoder does. It is meant for codecs whose tokens are to be modelled.
 """
 
 import dataclasses
@@ -17,6 +23,9 @@ from v2meow_jax import errors
 from v2meow_jax.codec import reach, spectrogram
 from v2meow_jax.codec.parts import Part
 
+INPUTS = ('complex', 'magnitude')
+FLOOR = 1e-4  # of a mel band: the rounding of 16-bit samples lies below it
+
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +39,9 @@ class SpectralConfig:
     width: channels of the blocks.
     expansion: of a block's inner layer.
     encoder_blocks, decoder_blocks: their numbers.
-    compression: exponent applied to the input's magnitudes, so that quiet bins count.
+    compression: exponent applied to the input's magnitudes, so that quiet bins count; `complex` only.
+    input: `complex`: real and imaginary parts; `magnitude`: the logarithm of mel magnitudes.
+    mels: bands of a channel; `magnitude` only.
   """
 
   window: int = 1280
@@ -41,14 +52,18 @@ class SpectralConfig:
   encoder_blocks: int = 4
   decoder_blocks: int = 8
   compression: float = 0.3
+  input: str = 'complex'
+  mels: int = 80
 
   whole_frames: ClassVar[bool] = True  # of audio that it takes
 
   def __post_init__(self):
-    sizes = (self.spectrum_hop, self.downsampling, self.width, self.expansion)
+    sizes = (self.spectrum_hop, self.downsampling, self.width, self.expansion, self.mels)
+    if self.input not in INPUTS:
+      raise errors.ConfigError(f'spectral codec: input {self.input!r} is not one of {", ".join(INPUTS)}')
     if min(*sizes, self.encoder_blocks, self.decoder_blocks) < 1:
       told = f'hop {self.spectrum_hop}, downsampling {self.downsampling}, width {self.width}'
-      raise errors.ConfigError(f'spectral codec: {told}, expansion and blocks must be positive')
+      raise errors.ConfigError(f'spectral codec: {told}, expansion, mels and blocks must be positive')
     if self.window % self.spectrum_hop or self.window < 2 * self.spectrum_hop:
       raise errors.ConfigError(
         f'spectral codec: window {self.window} must be a multiple, at least twice, of hop {self.spectrum_hop}'
@@ -59,9 +74,9 @@ class SpectralConfig:
     """Samples a frame of the codec."""
     return self.spectrum_hop * self.downsampling
 
-  def build(self, audio_channels: int, dimension: int) -> 'SpectralNetwork':
-    """The network between `audio_channels` and latents of `dimension`."""
-    return SpectralNetwork(self, audio_channels, dimension)
+  def build(self, audio_channels: int, dimension: int, sample_rate: int) -> 'SpectralNetwork':
+    """The network between `audio_channels` at `sample_rate` Hz and latents of `dimension`."""
+    return SpectralNetwork(self, audio_channels, dimension, sample_rate)
 
   def parts(self, direction: str) -> tuple[Part, ...]:
     """Of the encoder or the decoder; see `parts`."""
@@ -100,6 +115,7 @@ class SpectralNetwork(nn.Module):
   config: SpectralConfig
   audio_channels: int
   dimension: int
+  sample_rate: int
 
   def setup(self):
     config = self.config
@@ -120,8 +136,12 @@ class SpectralNetwork(nn.Module):
     config = self.config
     spectrum = spectrogram.stft(jnp.swapaxes(audio, 1, 2), config.window, config.spectrum_hop)
     power = spectrum.real**2 + spectrum.imag**2 + 1e-8
-    factor = power ** ((config.compression - 1) / 2)
-    features = jnp.stack([spectrum.real * factor, spectrum.imag * factor], -1)  # [b, channels, t, bins, 2]
+    if config.input == 'magnitude':
+      bands = jnp.sqrt(power) @ spectrogram.mel_filters(self.sample_rate, config.window, config.mels)
+      features = jnp.log(bands + FLOOR) / 4  # [b, channels, t, mels], near the unit range
+    else:
+      factor = power ** ((config.compression - 1) / 2)
+      features = jnp.stack([spectrum.real * factor, spectrum.imag * factor], -1)  # [b, channels, t, bins, 2]
     batch, time = features.shape[0], features.shape[2]
     x = self.encoder_in(jnp.swapaxes(features, 1, 2).reshape(batch, time, -1))
     for block in self.encoder_blocks:

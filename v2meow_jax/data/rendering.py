@@ -1,7 +1,8 @@
 """Renders every row of a music manifest to a procedural video.
 
 A manifest has one JSON object a line with at least `id`, which names the video, and `audio`, a path
-taken from the manifest's folder; all else in a row is kept. The folder gets ID.mp4 for every row,
+taken from the manifest's folder; `events` names what is true of rendered music, which the video then
+follows; all else in a row is kept. The folder gets ID.mp4 for every row,
 manifest.jsonl with `video` and `"pairing": "procedural"` added, and rejected.jsonl with the rows
 that could not be used and why. Videos that are there already are not rendered again.
 """
@@ -42,7 +43,8 @@ def visualize_manifest(
   rows, rejected = _read(source, folder)
   folder.mkdir(parents=True, exist_ok=True)
 
-  jobs = [(row['audio'], row['video'], config, mux_audio) for row in rows if not os.path.exists(row['video'])]
+  missing = [row for row in rows if not os.path.exists(row['video'])]
+  jobs = [(row['audio'], row['video'], config, mux_audio, row.get('events')) for row in missing]
   with terminal.Progress() as progress:
     reasons = dict(progress.track(_work(jobs, workers), len(jobs), 'videos'))
   rejected += [_without_video(row, reasons[row['video']]) for row in rows if reasons.get(row['video'])]
@@ -66,6 +68,8 @@ def _read(source: pathlib.Path, folder: pathlib.Path) -> tuple[list[Row], list[R
       continue
     seen.add(name)
     paths = {'audio': str(source.parent / line.row.audio), 'video': str(folder / f'{name}.mp4')}
+    if line.row.events:
+      paths['events'] = str(source.parent / line.row.events)
     rows.append(line.given | paths | {'pairing': 'procedural'})
   return rows, list(manifests.refused(lines))
 
@@ -85,9 +89,9 @@ def _work(jobs: list[tuple], count: int) -> Iterator[tuple[str, str | None]]:
 
 def _attempt(job: tuple) -> tuple[str, str | None]:
   """Renders one job; returns (video path, why it could not be made or None)."""
-  audio_path, video, config, mux_audio = job
+  audio_path, video, config, mux_audio, events = job
   try:
-    visualizer.visualize(audio_path, video, config, mux_audio)
+    visualizer.visualize(audio_path, video, config, mux_audio, events)
   except (errors.InputError, OSError, av.error.FFmpegError) as error:
     if isinstance(error, OSError) and error.errno in _DISK_FAULTS:
       # A plain one, since those of the codec library do not survive the way between processes.

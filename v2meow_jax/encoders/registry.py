@@ -10,10 +10,12 @@ from v2meow_jax import errors
 from v2meow_jax.encoders import (
   clap,
   clip,
+  events,
   hub,
   i3d,
   motion,
   musicnn,
+  pulse,
   semantic,
   siglip,
   style,
@@ -25,7 +27,9 @@ from v2meow_jax.encoders.entry import Entry, Given, Identity, Option, Sources
 
 ENTRIES = (
   motion.ENTRY,
+  events.ENTRY,
   semantic.ENTRY,
+  pulse.ENTRY,
   waveform.ENTRY,
   clap.ENTRY,
   clip.ENTRY,

@@ -1,11 +1,14 @@
 """Integrated loudness after ITU-R BS.1770-4, and the gain that reaches a target."""
 
 import math
+import warnings
 
 import numpy as np
 from scipy import signal
 
 MUSIC = -16.0  # LUFS, what streaming services play music at
+# dB. Music that is mixed softly needs less; what needs more is a noise floor, which is not to be made music.
+GREATEST_GAIN = 24.0
 
 _ABSOLUTE_GATE = -70.0  # LUFS
 _RELATIVE_GATE = -10.0  # LU below the mean of the blocks over the absolute gate
@@ -45,7 +48,9 @@ def integrated_loudness(audio: np.ndarray, sample_rate: int) -> float:
 def normalize_loudness(
   audio: np.ndarray, sample_rate: int, target_lufs: float = MUSIC, peak_dbfs: float = -1.0
 ) -> np.ndarray:
-  """Scales audio to a loudness, or as near to it as the peak allows.
+  """Scales audio to a loudness, or as near to it as the peak and `GREATEST_GAIN` allow.
+
+  Warns where the audio is too quiet to be brought there.
 
   Args:
     audio: float [samples, channels], one or two channels.
@@ -62,7 +67,14 @@ def normalize_loudness(
   loudness = integrated_loudness(audio, sample_rate)
   if loudness == -math.inf:
     return audio
-  gain = 10 ** ((target_lufs - loudness) / 20)
+  wanted = target_lufs - loudness
+  if wanted > GREATEST_GAIN:
+    warnings.warn(
+      f'the sound is at {loudness:.1f} LUFS, so quiet that it is made louder by {GREATEST_GAIN:g} dB only '
+      f'instead of to {target_lufs:g} LUFS',
+      stacklevel=2,
+    )
+  gain = 10 ** (min(wanted, GREATEST_GAIN) / 20)
   gain = min(gain, 10 ** (peak_dbfs / 20) / float(np.max(np.abs(audio))))
   return (audio * gain).astype(audio.dtype)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from v2meow_jax import partitioning
 
@@ -24,20 +24,24 @@ class Cache(NamedTuple):
   Attributes:
     layers: of all elements, with room for more.
     count: how many elements there are.
+    aligned: what aligned conditions add to the input of every step; None where there are none.
   """
 
   layers: list[LayerCache]
   count: Int[Array, '']
+  aligned: Float[Array, 'batch steps width'] | None = None
 
 
-def start(layers: list[LayerCache], capacity: int) -> Cache:
+def start(
+  layers: list[LayerCache], capacity: int, aligned: Float[Array, 'batch steps width'] | None = None
+) -> Cache:
   """A cache of what a prefill has read, [batch, heads, n, d] each, with room for `capacity` elements."""
   if partitioning.platform() == 'cpu':  # whose products of bfloat16 vectors are many times slower
     layers = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), layers)
   count = layers[0][0].shape[2]
   if layers[0][0].shape[0] == 1:
     layers = jax.tree.map(lambda x: x[0], layers)
-  return grow(Cache(layers, jnp.int32(count)), capacity)
+  return grow(Cache(layers, jnp.int32(count), aligned), capacity)
 
 
 def grow(cache: Cache, capacity: int) -> Cache:

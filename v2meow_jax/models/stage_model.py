@@ -1,7 +1,8 @@
 """A stage's network: prefix, embedding of steps, Transformer, and one head a codebook level.
 
-The input at step s is the embedding of step s - 1 (a learned vector at step 0) and the output is the
-distribution of step s. Logits are always over one level's codes, by that level's slice of the head.
+The input at step s is the embedding of step s - 1 (a learned vector at step 0) and what aligned conditions
+say of the time of step s; the output is the distribution of step s. Logits are always over one level's
+codes, by that level's slice of the head.
 """
 
 import flax.linen as nn
@@ -28,10 +29,8 @@ class StageModel(nn.Module):
   def setup(self):
     stage, width = self.stage, self.config.width
     depth, codes = stage.target.depth, stage.target.stream.codes
-    self.conditions = [
-      conditioning.ConditionEncoder(c, width, name=f'condition_{conditioning.name_of(c)}')
-      for c in stage.conditions
-    ]
+    kinds = {'prefix': conditioning.ConditionEncoder, 'aligned': conditioning.AlignedEncoder}
+    self.conditions = [kinds[c.placement](c, width, name=conditioning.name_of(c)) for c in stage.conditions]
     self.transformer = Transformer(self.config)
     self.first = linen.parameter(self, 'first', nn.initializers.normal(1.0), ('embed',), (width,))
     self.embedding = linen.parameter(
@@ -53,6 +52,8 @@ class StageModel(nn.Module):
     parts, places = [], []
     unit = float(self.stage.target.step_rate)
     for i, (condition, encoder) in enumerate(zip(self.stage.conditions, self.conditions, strict=True)):
+      if condition.placement != 'prefix':
+        continue
       name = condition.stream.name
       values = batch[name]
       parts.append(encoder(values, batch[f'{name}/mask'], None if dropped is None else dropped[:, i]))
@@ -65,6 +66,25 @@ class StageModel(nn.Module):
       joined = jnp.broadcast_to(jnp.arange(joined.shape[1], dtype=jnp.float32), joined.shape)
     return jnp.concatenate(parts, 1), joined
 
+  def aligned(
+    self, batch: dict, dropped: Bool[Array, 'b conditions'] | None = None
+  ) -> Float[Array, 'b steps width'] | None:
+    """What aligned conditions add to the input of every step of a crop; None where there are none."""
+    stage, total = self.stage, None
+    target = stage.target
+    steps = np.arange(stage.steps)
+    frames = steps // target.depth if target.pattern == 'flatten' else steps
+    middles = ((frames + 0.5) / float(target.stream.rate)).astype(np.float32)
+    for i, (condition, encoder) in enumerate(zip(stage.conditions, self.conditions, strict=True)):
+      if condition.placement != 'aligned':
+        continue
+      name = condition.stream.name
+      start = batch[f'{target.stream.name}/offset'] - batch[f'{name}/offset']
+      left_out = None if dropped is None else dropped[:, i]
+      added = encoder(batch[name], batch[f'{name}/mask'], left_out, start[:, None] + middles)
+      total = added if total is None else total + added
+    return None if total is None else constrain(total, 'batch', 'length', 'embed')
+
   def step_positions(self, batch: dict, steps: Int[Array, ' n']) -> Float[Array, 'b n']:
     """Positions of the inputs at these steps."""
     target = self.stage.target
@@ -74,7 +94,7 @@ class StageModel(nn.Module):
     return offset * float(target.step_rate) + steps
 
   def embed_steps(
-    self, tokens: Int[Array, 'b n k'], valid: Bool[Array, 'n k'], first_step: Int[Array, ''] | int = 0
+    self, tokens: Int[Array, 'b n k'], valid: Bool[Array, '*b n k'], first_step: Int[Array, ''] | int = 0
   ) -> Float[Array, 'b n width']:
     """Embeddings of steps, the first of which has number `first_step`; gaps of a delay add nothing."""
     if self.stage.target.pattern == 'flatten':
@@ -84,16 +104,31 @@ class StageModel(nn.Module):
     return jnp.sum(self.embedding[levels, tokens] * valid[..., None], -2)
 
   def __call__(
-    self, batch: dict, dropped: Bool[Array, 'b conditions'] | None = None, deterministic: bool = True
+    self,
+    batch: dict,
+    dropped: Bool[Array, 'b conditions'] | None = None,
+    deterministic: bool = True,
+    blanked: Bool[Array, 'b n k'] | None = None,
   ) -> Float[Array, 'b frames depth codes']:
-    """Teacher-forced float32 logits of every token of the target."""
+    """Teacher-forced float32 logits of every token of the target.
+
+    Args:
+      batch: conditions and target.
+      dropped: conditions to be left out.
+      deterministic: without dropout.
+      blanked: tokens of all steps but the last that later steps are not told, as if they were a delay's gap.
+    """
     target = self.stage.target
     tokens = batch[target.stream.name][..., slice(*target.span)]
     steps, valid = stages.to_steps(target, tokens)
     prefix, places = self.prefix(batch, dropped)
-    inputs = self.embed_steps(steps[:, :-1], jnp.asarray(valid[:-1]))
+    told = jnp.asarray(valid[:-1]) if blanked is None else valid[:-1] & ~blanked
+    inputs = self.embed_steps(steps[:, :-1], told)
     first = jnp.broadcast_to(self.first, (inputs.shape[0], 1, self.config.width))
-    x = jnp.concatenate([prefix, first, inputs], 1)
+    inputs = jnp.concatenate([first, inputs], 1)
+    aligned = self.aligned(batch, dropped)
+    inputs = inputs if aligned is None else inputs + aligned
+    x = jnp.concatenate([prefix, inputs], 1)
     places = jnp.concatenate([places, self.step_positions(batch, jnp.arange(steps.shape[1]))], 1)
     hidden = self.transformer(x, places, prefix.shape[1], deterministic)[:, prefix.shape[1] :]
     frames, depth = tokens.shape[1:]
@@ -145,10 +180,13 @@ class StageModel(nn.Module):
       valid = np.arange(count)[:, None] >= np.arange(known.shape[2])
     prefix, places = self.prefix(batch, dropped)
     first = jnp.broadcast_to(self.first, (prefix.shape[0], 1, self.config.width))
-    x = jnp.concatenate([prefix, first, self.embed_steps(known, jnp.asarray(valid))], 1)
+    inputs = jnp.concatenate([first, self.embed_steps(known, jnp.asarray(valid))], 1)
+    aligned = self.aligned(batch, dropped)
+    inputs = inputs if aligned is None else inputs + aligned[:, : count + 1]
+    x = jnp.concatenate([prefix, inputs], 1)
     places = jnp.concatenate([places, self.step_positions(batch, jnp.arange(count + 1))], 1)
     hidden, layers = self.transformer.prefill(x, places, prefix.shape[1])
-    return self._step_logits(hidden[:, -1], jnp.int32(count)), cache_lib.start(layers, capacity)
+    return self._step_logits(hidden[:, -1], jnp.int32(count)), cache_lib.start(layers, capacity, aligned)
 
   def decode_step(
     self, batch: dict, tokens: Int[Array, 'b k'], step: Int[Array, ''], cache: Cache
@@ -160,6 +198,8 @@ class StageModel(nn.Module):
       frame = step - 1 - jnp.arange(tokens.shape[1])
       valid = (frame >= 0) & (frame < self.stage.frames)
     x = self.embed_steps(tokens[:, None], valid[None], step - 1)
+    if cache.aligned is not None:
+      x += jax.lax.dynamic_slice_in_dim(cache.aligned, step, 1, 1)
     places = self.step_positions(batch, jnp.reshape(step, (1,)))
     hidden, cache = self.transformer.step(x, places, cache)
     return self._step_logits(hidden[:, 0], step), cache

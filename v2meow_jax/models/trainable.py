@@ -41,6 +41,8 @@ class StageTrainable:
     microbatches: parts in which a batch is run one after the other, to save memory; the gradient is that
       of the whole batch.
     ema_decay: of a moving average of the parameters, which then is what is evaluated and exported; 0: none.
+    blanking: share of the target's tokens that training hides from the steps after them, so that small data
+      is learned by heart later.
   """
 
   stage: Stage
@@ -49,11 +51,13 @@ class StageTrainable:
   z_loss: float = 0.0
   microbatches: int = 1
   ema_decay: float = 0.0
+  blanking: float = 0.0
 
   def __post_init__(self):
-    if self.microbatches < 1 or not 0 <= self.ema_decay < 1 or self.z_loss < 0:
+    if self.microbatches < 1 or not 0 <= self.ema_decay < 1 or self.z_loss < 0 or not 0 <= self.blanking < 1:
       raise errors.ConfigError(
-        'StageTrainable: microbatches must be at least 1, ema_decay in [0, 1) and z_loss not negative'
+        'StageTrainable: microbatches must be at least 1, ema_decay and blanking in [0, 1) and z_loss not '
+        'negative'
       )
 
   @property
@@ -133,23 +137,30 @@ class StageTrainable:
     return metrics
 
   def loss_fn(self, params, batch: dict, rng: Array) -> tuple[Array, dict]:
-    """Mean loss with conditions dropped and dropout; T5X's name."""
+    """Mean loss with conditions dropped, tokens blanked and dropout; T5X's name."""
     drop_key, dropout_key = jax.random.split(rng)
-    total = self._count(batch)
-    loss, sums = self._part_loss(params, batch, self._draw_dropped(batch, drop_key), dropout_key, total)
+    loss, sums = self._part_loss(
+      params, batch, self._draw_hidden(batch, drop_key), dropout_key, self._count(batch)
+    )
     return loss, self._metrics(sums)
 
   def _count(self, batch: dict) -> Array:
     tokens, weights = self._tokens(batch)
     return jnp.maximum(jnp.sum(weights) * tokens.shape[-1], 1.0)
 
-  def _draw_dropped(self, batch: dict, key: Array) -> Array | None:
-    size = batch[self.stage.target.stream.name].shape[0]
-    return conditioning.draw_dropped(self.stage, key, size) if self.stage.conditions else None
+  def _draw_hidden(self, batch: dict, key: Array) -> tuple[Array | None, Array | None]:
+    """Conditions that are dropped [batch, conditions], and tokens that are blanked; None where none is."""
+    stage, size = self.stage, batch[self.stage.target.stream.name].shape[0]
+    dropped = conditioning.draw_dropped(stage, key, size) if stage.conditions else None
+    if not self.blanking:
+      return dropped, None
+    shape = (size, stage.steps - 1, stage.step_tokens)
+    return dropped, jax.random.uniform(jax.random.fold_in(key, 1), shape) < self.blanking
 
-  def _part_loss(self, params, batch: dict, dropped, dropout_key: Array, total: Array):
+  def _part_loss(self, params, batch: dict, hidden, dropout_key: Array, total: Array):
     """What a part of a batch adds to the loss of the whole, of `total` tokens; and its sums."""
-    logits = linen.call(self.model, params, batch, dropped, False, rngs={'dropout': dropout_key})
+    dropped, blanked = hidden
+    logits = linen.call(self.model, params, batch, dropped, False, blanked, rngs={'dropout': dropout_key})
     sums = self._sums(logits, batch)
     loss = jnp.sum(sums['loss']) / total
     if self.z_loss:
@@ -159,11 +170,11 @@ class StageTrainable:
   def _gradients(self, params, batch: dict, rng: Array) -> tuple[Any, dict]:
     """Gradient of `loss_fn`, run in microbatches, and the metrics of the whole batch."""
     drop_key, dropout_key = jax.random.split(rng)
-    total, dropped = self._count(batch), self._draw_dropped(batch, drop_key)
+    total, hidden = self._count(batch), self._draw_hidden(batch, drop_key)
     gradient = jax.grad(self._part_loss, has_aux=True)
     parts = self.microbatches
     if parts == 1:
-      grads, sums = gradient(params, batch, dropped, dropout_key, total)
+      grads, sums = gradient(params, batch, hidden, dropout_key, total)
       return grads, self._metrics(sums)
 
     def split(x):
@@ -172,10 +183,10 @@ class StageTrainable:
       return constrain(x, None, 'batch', *(None,) * (x.ndim - 2))
 
     def add(carry, part):
-      (some, some_dropped), key = part
-      return jax.tree.map(jnp.add, carry, gradient(params, some, some_dropped, key, total)), None
+      (some, some_hidden), key = part
+      return jax.tree.map(jnp.add, carry, gradient(params, some, some_hidden, key, total)), None
 
-    pieces = jax.tree.map(split, (batch, dropped))
+    pieces = jax.tree.map(split, (batch, hidden))
     keys = jax.random.split(dropout_key, parts)
     first = jax.tree.map(lambda x: x[0], (pieces, keys))
     zero = jax.tree.map(

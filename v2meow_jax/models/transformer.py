@@ -283,4 +283,4 @@ class Transformer(nn.Module):
     for params, layer in zip(layers, cache.layers, strict=True):
       x, layer = run(x, params, layer)
       new.append(layer)
-    return self.norm(x), Cache(new, cache.count + 1)
+    return self.norm(x), cache._replace(layers=new, count=cache.count + 1)
