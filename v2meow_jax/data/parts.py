@@ -250,5 +250,8 @@ def _begin(directory: epath.Path, encoder: Encoder, clips_a_part: int) -> None:
       return
     for old in folder.iterdir():
       old.unlink()
+  elif encoder.stream.name not in dataset.read_streams(directory):
+    # Shards of another encoder's, whose entry was deleted, could be as long as those that are made now.
+    records.folder(directory, encoder.stream).rmtree(missing_ok=True)
   # Written before any part is: where there is no mark, others that begin now are not to be disturbed.
   files.write_text(mark, told)

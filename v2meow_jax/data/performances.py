@@ -8,6 +8,7 @@ the synthesiser is told, not what was measured of its sound.
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 from typing import Any
 
@@ -99,7 +100,7 @@ class Truth(msgspec.Struct, frozen=True):
     return f'{mood}, {shade} {self.ensemble} music in {self.key}, {speed} tempo'
 
 
-def read_truth(path: str | pathlib.Path) -> Truth:
+def read_truth(path: str | os.PathLike) -> Truth:
   """What `write_truth` wrote.
 
   Raises:
@@ -247,7 +248,7 @@ def write_midi(path: pathlib.Path, played: list[Played], duration: float) -> Non
   channels = {program: n + (n >= 9) for n, program in enumerate(programs)}
   events: list[tuple[float, int, Any]] = []
   for note in played:
-    about = {'channel': channels[note.program], 'note': note.pitch}
+    about: dict[str, Any] = {'channel': channels[note.program], 'note': note.pitch}
     events.append((note.start, 1, mido.Message('note_on', velocity=note.velocity, **about)))
     events.append((note.stop, 0, mido.Message('note_off', velocity=0, **about)))  # before what is struck then
   track = mido.MidiTrack([mido.MetaMessage('set_tempo', tempo=500_000)])

@@ -7,7 +7,8 @@ import subprocess
 import tempfile
 import time
 
-import av
+import av.error
+import av.filter
 import numpy as np
 import soundfile
 import soxr

@@ -34,7 +34,7 @@ def analysis_of(truth: Truth, frame_rate: float) -> Analysis:
   classes = np.asarray(truth.pitches).reshape(steps, 12)
   arrows, sums = classes @ fifths, classes.sum(1)
   arrows, sums = (scipy.ndimage.gaussian_filter1d(curve, truth.rate * 0.7) for curve in (arrows, sums))
-  real, imaginary, total = (np.interp(places, middles, c) for c in (arrows.real, arrows.imag, sums))
+  real, imaginary, total = (np.interp(places, middles, c) for c in (np.real(arrows), np.imag(arrows), sums))
   arrow = real + 1j * imaginary
   cuts = np.zeros(frames, bool)
   for time, _ in truth.sections[1:]:

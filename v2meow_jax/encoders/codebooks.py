@@ -229,7 +229,9 @@ class _Rounds:
     total = None
     for place, piece in enumerate(pieces):
       drawn = jax.random.fold_in(jax.random.fold_in(key, number + 1), place)
-      found = _Total(*map(np.asarray, self._step(*fixed, *jax.device_put(piece, self._rows), drawn)))
+      step = self._step(*fixed, *jax.device_put(piece, self._rows), drawn)
+      sums, counts, error, far, marks = map(np.asarray, step)
+      found = _Total(sums, counts, float(error), far, marks)
       if total is None:
         total = dataclasses.replace(found, sums=found.sums.astype(np.float64), error=float(found.error))
         continue

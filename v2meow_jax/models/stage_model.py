@@ -122,7 +122,8 @@ class StageModel(nn.Module):
     tokens = batch[target.stream.name][..., slice(*target.span)]
     steps, valid = stages.to_steps(target, tokens)
     prefix, places = self.prefix(batch, dropped)
-    told = jnp.asarray(valid[:-1]) if blanked is None else valid[:-1] & ~blanked
+    told = jnp.asarray(valid[:-1])
+    told = told if blanked is None else told & ~blanked
     inputs = self.embed_steps(steps[:, :-1], told)
     first = jnp.broadcast_to(self.first, (inputs.shape[0], 1, self.config.width))
     inputs = jnp.concatenate([first, inputs], 1)

@@ -8,9 +8,8 @@ import tensorflow as tf
 
 import gin
 from v2meow_jax import errors
-from v2meow_jax.data import seqio_tasks
+from v2meow_jax.data import seqio_tasks, table
 from v2meow_jax.data.batches import stage_batches
-from v2meow_jax.data.dataset import read_clips
 from v2meow_jax.stages import Stage
 
 
@@ -28,7 +27,7 @@ def stage_task(stage: Stage, dataset_dir: str, seed: int = 0, name: str = '') ->
   """
   name = name or f'v2meow_{stage.name}'
   if name not in seqio.TaskRegistry.names():
-    splits = dict.fromkeys(clip.split for clip in read_clips(dataset_dir))
+    splits = [split for split in table.SPLITS if len(table.ClipTable(dataset_dir, split))]
     sources = {split: stage_batches(stage, dataset_dir, 1, split, seed).source() for split in splits}
     epochs = {split: None if split == 'train' else 1 for split in splits}
     seqio.TaskRegistry.add_provider(name, seqio_tasks.make_task(name, sources, epochs=epochs))
