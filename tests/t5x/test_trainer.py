@@ -18,6 +18,8 @@ from v2meow_jax.streams import Stream
 from v2meow_jax.t5x import checkpoint
 
 HERE = importlib.util.find_spec('t5x')
+if HERE is not None and HERE.origin is None:
+  HERE = None  # a folder of that name, such as this one
 SETTINGS = {
   'TransformerConfig.layers': '1',
   'TransformerConfig.width': '32',

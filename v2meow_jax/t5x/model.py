@@ -29,7 +29,7 @@ from v2meow_jax.t5x.checkpoint import flat, nested
 try:
   import clu.metrics
   from t5x import adafactor, losses, models  # type: ignore[import-not-found] (it is on no registry)
-except ModuleNotFoundError as error:
+except ImportError as error:
   raise errors.ConfigError(
     f'training under T5X needs {error.name}; put a checkout of google-research/t5x and what it imports on '
     'PYTHONPATH, see docs/from_t5x.md (v2meow train needs none of it)'
