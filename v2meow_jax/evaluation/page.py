@@ -34,9 +34,8 @@ td.made { background: #eef5ff }
 pre { overflow-x: auto; font-size: .8em; background: #f5f5f5; padding: 1em }
 svg { display: block; width: 100%; max-width: 40em; height: auto }
 @media (max-width: 40em) {
-  td:first-child, td:first-child small {
-    min-width: 9.5em; max-width: 9.5em; white-space: normal; overflow-wrap: break-word
-  }
+  td:first-child { min-width: 9.5em; max-width: 9.5em; overflow-wrap: break-word }
+  td:first-child small { white-space: normal }
 }
 """
 
