@@ -6,7 +6,7 @@ every batch size. Two functions a stage:
     prefill(weights, conditions, dropped) -> (logits, cache)
     step(weights, conditions, tokens, step, cache) -> (logits, cache)
 
-`cache` is (layers, count), which the caller hands on as it is.
+`cache` is (layers, count, aligned), which the caller hands on as it is; see `models.cache`.
 """
 
 import functools
