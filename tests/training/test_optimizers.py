@@ -108,3 +108,14 @@ def test_what_adafactor_does_not_keep_of_a_parameter_is_whole_on_every_device():
   assert Mesh().array_spec(('embed',), (8,)) == jax.sharding.PartitionSpec('fsdp')
   leaves = jax.tree.leaves(init(), is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
   assert any(isinstance(leaf, nn.LogicallyPartitioned) and leaf.value.shape == (1,) for leaf in leaves)
+
+
+@pytest.mark.parametrize('make', [optimizers.adamw, optimizers.adafactor])
+def test_the_learning_rate_is_told_as_it_is_applied(make):
+  schedule = optimizers.warmup_cosine(0.1, 3, 20)
+  made = make(schedule, clip_norm=1.0)
+  for step in range(6):
+    found = optimizers.rate_metric(made, jnp.int32(step))
+    assert float(found['learning_rate']) == pytest.approx(float(schedule(step)))
+  assert float(optimizers.rate_metric(make(0.25), jnp.int32(7))['learning_rate']) == 0.25
+  assert optimizers.rate_metric(optax.sgd(0.1), jnp.int32(0)) == {}

@@ -12,6 +12,7 @@ from v2meow_jax import description, errors, linen
 from v2meow_jax.codec import losses, quantizer
 from v2meow_jax.codec.adversary import Adversary
 from v2meow_jax.codec.codec import CodecConfig
+from v2meow_jax.training.optimizers import rate_metric
 
 
 @gin.register
@@ -152,6 +153,7 @@ class CodecTrainable:
     (grads,) = pull((toward, weight))
     updates, state['opt_state'] = self.optimizer.update(grads, state['opt_state'], state['params'])
     metrics |= {'grad_norm': optax.global_norm(grads), 'param_norm': optax.global_norm(state['params'])}
+    metrics |= rate_metric(self.optimizer, state['step'])
     state['params'] = optax.apply_updates(state['params'], updates)
 
     state, replaced = self._books(state, latents, codes, residuals, books_key)

@@ -17,6 +17,7 @@ from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.partitioning import constrain
 from v2meow_jax.stages import Stage
+from v2meow_jax.training.optimizers import rate_metric
 
 # Of keys that say which examples of a batch are of which dataset, where there are several: `dataset/NAME`.
 DATASET = 'dataset/'
@@ -212,6 +213,7 @@ class StageTrainable:
     updates, opt_state = self.optimizer.update(grads, state['opt_state'], state['params'])
     params = optax.apply_updates(state['params'], updates)
     metrics |= {'grad_norm': optax.global_norm(grads), 'param_norm': optax.global_norm(params)}
+    metrics |= rate_metric(self.optimizer, state['step'])
     new = {'step': state['step'] + 1, 'params': params, 'opt_state': opt_state}
     if self.ema_decay:
       new['ema'] = optax.incremental_update(params, state['ema'], 1 - self.ema_decay)

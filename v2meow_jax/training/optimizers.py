@@ -59,8 +59,28 @@ def _matrices(params):
   return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
-def _clipped(clip_norm: float, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-  return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
+class Scheduled(optax.GradientTransformation):
+  """An optimiser that knows its learning rate: a number, or a function of the updates made."""
+
+  learning_rate: optax.ScalarOrSchedule = 0.0
+
+
+def _clipped(
+  clip_norm: float, optimizer: optax.GradientTransformation, learning_rate: optax.ScalarOrSchedule
+) -> Scheduled:
+  """The optimiser after clipping by the global norm; 0: none."""
+  whole = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
+  made = Scheduled(whole.init, whole.update)
+  made.learning_rate = learning_rate
+  return made
+
+
+def rate_metric(optimizer: optax.GradientTransformation, step: jax.Array) -> dict[str, jax.Array]:
+  """`learning_rate` of the update after `step` of them; nothing of an optimiser that does not know it."""
+  if not isinstance(optimizer, Scheduled):
+    return {}
+  rate = optimizer.learning_rate
+  return {'learning_rate': jnp.asarray(rate(step) if callable(rate) else rate)}
 
 
 @gin.register
@@ -72,7 +92,8 @@ def adamw(
   clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
   """AdamW after clipping by the global norm (0: none); decays matrices only."""
-  return _clipped(clip_norm, optax.adamw(learning_rate, b1, b2, weight_decay=weight_decay, mask=_matrices))
+  optimizer = optax.adamw(learning_rate, b1, b2, weight_decay=weight_decay, mask=_matrices)
+  return _clipped(clip_norm, optimizer, learning_rate)
 
 
 @gin.register
@@ -108,7 +129,8 @@ def adafactor(
   ]
   if weight_decay:
     parts.append(optax.add_decayed_weights(weight_decay, _matrices))
-  return _clipped(clip_norm, optax.chain(*parts, optax.scale_by_learning_rate(learning_rate)))
+  optimizer = optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
+  return _clipped(clip_norm, optimizer, learning_rate)
 
 
 def _is_box(leaf: Any) -> bool:
