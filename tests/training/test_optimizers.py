@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from v2meow_jax.partitioning import Partitioner
+from v2meow_jax.training import optimizers
 from v2meow_jax.training.optimizers import adafactor, adamw
 
 
