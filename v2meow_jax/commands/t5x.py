@@ -13,11 +13,8 @@ from v2meow_jax.t5x import checkpoint, exporting, importing, matching
 
 def main(argv: list[str]) -> int:
   """Shows a T5X checkpoint, makes a run of one, or makes one of a run."""
-  parser = argparse.ArgumentParser(prog='v2meow t5x', description=main.__doc__, add_help=False)
-  parser.add_argument('way', choices=('show', 'import', 'export'))
-  if not argv or argv[0] in ('-h', '--help'):
-    print('usage: v2meow t5x {show,import,export} ...\n\n' + (main.__doc__ or ''))
-    return 0 if argv else 2
+  parser = argparse.ArgumentParser(prog='v2meow t5x', description=main.__doc__)
+  parser.add_argument('way', choices=('show', 'import', 'export'), help='each has a --help of its own')
   way = parser.parse_args(argv[:1]).way
   return {'show': _show, 'import': _import, 'export': _export}[way](argv[1:])
 
