@@ -143,7 +143,8 @@ def of_pictures(
   dtype = jax.tree.leaves(params)[0].dtype
   flat = batch.reshape(-1, *batch.shape[2:])
   made = linen.call(network, params, vit.normalised(flat, *scaling, dtype))
-  return made.reshape((*batch.shape[:2], -1)).astype(jnp.float32).mean(1, keepdims=True)
+  of_windows = jnp.reshape(made, (batch.shape[0], batch.shape[1], -1)).astype(jnp.float32)
+  return jnp.mean(of_windows, axis=1, keepdims=True)
 
 
 class ClipText:
