@@ -142,8 +142,10 @@ def of_pictures(
   """The mean over a window of what a network of single pictures makes of each."""
   dtype = jax.tree.leaves(params)[0].dtype
   flat = batch.reshape(-1, *batch.shape[2:])
-  made = linen.call(network, params, vit.normalised(flat, scaling[0], scaling[1], dtype))
-  return made.reshape((*batch.shape[:2], -1)).astype(jnp.float32).mean(1, keepdims=True)
+  scale, offset = scaling
+  made = linen.call(network, params, vit.normalised(flat, scale, offset, dtype))
+  of_windows = jnp.reshape(made, (batch.shape[0], batch.shape[1], -1)).astype(jnp.float32)
+  return jnp.mean(of_windows, axis=1, keepdims=True)
 
 
 class ClipText:

@@ -229,15 +229,15 @@ class _Rounds:
     total = None
     for place, piece in enumerate(pieces):
       drawn = jax.random.fold_in(jax.random.fold_in(key, number + 1), place)
-      step = self._step(*fixed, *jax.device_put(piece, self._rows), drawn)
-      sums, counts, error, far, marks = map(np.asarray, step)
+      made = self._step(*fixed, *jax.device_put(piece, self._rows), drawn)
+      sums, counts, error, far, marks = map(np.asarray, made)
       found = _Total(sums, counts, float(error), far, marks)
       if total is None:
-        total = dataclasses.replace(found, sums=found.sums.astype(np.float64), error=float(found.error))
+        total = dataclasses.replace(found, sums=sums.astype(np.float64))
         continue
       total.sums = total.sums + found.sums
       total.counts = total.counts + found.counts
-      total.error += float(found.error)
+      total.error += found.error
       marks = np.concatenate([total.marks, found.marks])
       best = np.argsort(-marks)[: len(total.marks)]
       total.far, total.marks = np.concatenate([total.far, found.far])[best], marks[best]
