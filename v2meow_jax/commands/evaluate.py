@@ -136,7 +136,7 @@ def _music(args: argparse.Namespace) -> int:
       assert bundle is not None
       compile_cache.keep()
       shared = {'seed': args.seed, 'duration': args.seconds}
-      asked, failures = tasks.readable(tasks.read_tasks(args.video, shared, terminal.say))
+      asked, failures = tasks.readable(tasks.read_tasks(args.video, shared, _tell))
       mine = asked[args.shard[0] :: args.shard[1]]
       pipeline = Pipeline.load(bundle, networks=networks, dtype=args.dtype, rows=args.rows)
       folder = args.out / 'music'
@@ -176,6 +176,11 @@ def _music(args: argparse.Namespace) -> int:
     heard = music_report.examples(good, measuring, args.examples, 10.0, extra)
   _end(args, report, music_report.tell(report), page.music(report, heard))
   return _told(report)
+
+
+def _tell(text: str) -> None:
+  if kept.FOLDER not in text:  # our own, in a folder of videos
+    terminal.say(text)
 
 
 def _embedders(text: str, networks: dict[str, str], bundle: bundles.Bundle | None) -> tuple[Encoder, ...]:
