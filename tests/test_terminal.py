@@ -138,7 +138,7 @@ def test_workers_end_with_their_parent_and_leave_nothing_half_written(tmp_path, 
 
 
 @pytest.mark.parametrize(
-  'command', ['prepare --out=gs://b/ds', 'export --run=r --out=s3://b/x', 'bundle info gs://b/x']
+  'command', ['prepare --out=ds --manifest=gs://b/m', 'generate a.mp4 --bundle=b --out=s3://b/x']
 )
 def test_an_objects_address_is_refused_where_only_files_are_read_and_written(command, tmp_path):
   done = subprocess.run(

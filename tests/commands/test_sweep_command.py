@@ -62,7 +62,7 @@ def test_a_dry_run_tells_sizes_and_writes_nothing(small_dataset, tmp_path):
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
   assert lines[0].split()[:3] == ['trial', 'parameters', 'steps'] and len(lines) == 12
-  assert lines[1].startswith('positions=time seed=0  0.32M') and '9 of them to be done' in lines[10]
+  assert lines[1].split()[:3] == ['positions=time', 'seed=0', '0.32M'] and '9 of them to be done' in lines[10]
   assert list(tmp_path.iterdir()) == []
 
 

@@ -29,7 +29,7 @@ TINY = [
   '--gin.clip/Stream.width=12', '--gin.flow/Stream.width=64', f'--gin.semantic/Stream.codes={CODES}',
   f'--gin.acoustic/Stream.codes={CODES}', '--gin.TransformerConfig.layers=1',
   '--gin.TransformerConfig.width=8', '--gin.TransformerConfig.heads=2', '--gin.TransformerConfig.mlp=8',
-  '--gin.BATCH_SIZE=1', '--gin.TOTAL_STEPS=2', '--gin.WARMUP_STEPS=1', '--gin.train.eval_steps=1',
+  '--gin.BATCH_SIZE=1', '--gin.TOTAL_STEPS=2', '--gin.WARMUP_STEPS=1', '--gin.Settings.eval_steps=1',
 ]  # fmt: skip
 CROPS = {
   'semantic': ['--gin.SEMANTIC_CROP=2'],

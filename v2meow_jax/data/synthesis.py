@@ -109,7 +109,9 @@ def _stretched(sound: np.ndarray, sample_rate: int, factor: float) -> np.ndarray
   def drain() -> None:
     while True:
       try:
-        made.append(sink.pull().to_ndarray().reshape(-1, sound.shape[1]))
+        pulled = sink.pull()
+        assert isinstance(pulled, av.AudioFrame)
+        made.append(pulled.to_ndarray().reshape(-1, sound.shape[1]))
       except (av.error.BlockingIOError, av.error.EOFError):
         return
 

@@ -75,7 +75,9 @@ class Places:
     return chosen
 
   def _start(self, clip: int, turn: int) -> Fraction:
-    return order.crop_start(self._ids[clip], turn, self._seed, self._durations[clip], self._crop, self._grid)
+    return order.crop_start(
+      order.clip_hash(self._ids[clip]), turn, self._seed, self._durations[clip], self._crop, self._grid
+    )
 
   def shifted(self, crop: Crop, seconds: float) -> Crop | None:
     """The same clip `seconds` later, or where that does not fit as much earlier; None where neither fits."""

@@ -23,8 +23,9 @@ _STATEMENT = re.compile(r'([\w./]+)\s*=\s*(.*)', re.DOTALL)
 _INCLUDE = re.compile(r'include\s+[\'"](.+)[\'"]')
 # Where a run lies and how it is looked after: with other values it comes to the same weights and metrics.
 _CARE = re.compile(
-  r'train\.(model_dir|log_every|checkpoint_every|sample_every|sampler|keep\w*|profile_steps|writers'
-  r'|stop_after_seconds|hang_seconds|most_padding|allow_changes)'
+  r'train\.(model_dir|settings|sampler|writers|most_padding|allow_changes)'
+  r'|Settings\.(log_every|checkpoint_every|sample_every|log_minutes|eval_minutes|checkpoint_minutes|keep\w*'
+  r'|profile_steps|stop_after_seconds|hang_seconds)'
 )
 
 
