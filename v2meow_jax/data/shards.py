@@ -1,6 +1,7 @@
 """Reading records of one split of a stream by their number."""
 
 import concurrent.futures
+import os
 
 import numpy as np
 from etils import epath
@@ -38,8 +39,11 @@ class SplitReader:
     open_files: stores.OpenFiles,
   ):
     self._folder = records.folder(directory, stream)
-    self._stream, self._split, self._shards = stream, split, shards
-    self._clips_a_shard, self._files = clips_a_shard, open_files
+    self._stream, self._clips_a_shard, self._files = stream, clips_a_shard, open_files
+    # Made once: a path is put together in the time of several reads.
+    self._paths = [
+      os.fspath(records.shard_path(self._folder, stream, split, shard, shards)) for shard in range(shards)
+    ]
     self._item = stream.dtype.itemsize * stream.width
     self._index = read_index(self._folder, stream, split, shards)
     count = -(-len(self._index) // clips_a_shard)
@@ -50,9 +54,6 @@ class SplitReader:
       )
     for path, reason in faults(self._folder, stream, split, self._index, clips_a_shard).values():
       raise errors.DatasetError(f'{path}: {reason}; prepare the stream again')
-
-  def _path(self, shard: int) -> epath.Path:
-    return records.shard_path(self._folder, self._stream, self._split, shard, self._shards)
 
   def __len__(self) -> int:
     return len(self._index)
@@ -70,7 +71,7 @@ class SplitReader:
     offset, length = (int(value) for value in self._index[record])
     start = min(max(start, 0), length)
     stop = length if stop is None else min(max(stop, start), length)
-    path = self._path(record // self._clips_a_shard)
+    path = self._paths[record // self._clips_a_shard]
     raw = self._files.read(path, offset + start * self._item, offset + stop * self._item)
     if len(raw) != (stop - start) * self._item:
       raise errors.DatasetError(f'{path}: record {record} could not be read whole; prepare the stream again')

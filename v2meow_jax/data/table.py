@@ -52,14 +52,18 @@ class _About(msgspec.Struct):
   bytes: int
 
 
+def _no_table(directory: epath.Path) -> errors.DatasetError:
+  return errors.DatasetError(
+    f'{directory}: no clips.jsonl there; it is not a prepared dataset, see v2meow prepare'
+  )
+
+
 def _rows(directory: epath.Path) -> tuple[list[Clip], list[bytes]]:
   path = directory / 'clips.jsonl'
   try:
     lines = path.read_bytes().split(b'\n')
   except FileNotFoundError as error:
-    raise errors.DatasetError(
-      f'{directory}: no clips.jsonl there; it is not a prepared dataset, see v2meow prepare'
-    ) from error
+    raise _no_table(directory) from error
   try:
     return [msgspec.json.decode(line, type=Clip) for line in lines if line.strip()], lines
   except (ValueError, RecursionError) as error:
@@ -137,9 +141,7 @@ def _open(directory: epath.Path) -> tuple[_About, dict[str, np.ndarray] | None]:
   try:
     stat = rows.stat()
   except FileNotFoundError as error:
-    raise errors.DatasetError(
-      f'{directory}: no clips.jsonl there; it is not a prepared dataset, see v2meow prepare'
-    ) from error
+    raise _no_table(directory) from error
   path = directory / 'index' / 'table.json'
   if path.exists():
     with errors.translated(errors.DatasetError, f'{path}: damaged; delete the folder {path.parent.name}'):

@@ -24,7 +24,7 @@ import tensorstore as ts
 from etils import epath
 from flax import serialization, traverse_util
 
-from v2meow_jax import errors
+from v2meow_jax import errors, stores
 
 VERSION = 3  # of the msgpack format; since 2021-06
 CHUNK_BYTES = 64 << 20
@@ -222,12 +222,14 @@ def _of_zarr(folder: epath.Path, about: Array) -> np.ndarray:
 
 def _store(path: epath.Path) -> Any:
   """TensorStore's key-value store of a folder."""
-  return f'{path}/' if '://' in str(path) else {'driver': 'file', 'path': f'{pathlib.Path(path).resolve()}/'}
+  return (
+    f'{path}/' if stores.is_remote(path) else {'driver': 'file', 'path': f'{pathlib.Path(path).resolve()}/'}
+  )
 
 
 def _of_orbax(folder: epath.Path) -> tuple[dict[str, Array], Load]:
   logging.getLogger('absl').setLevel(logging.ERROR)  # that T5X writes no _CHECKPOINT_METADATA there
-  folder = folder if '://' in str(folder) else epath.Path(pathlib.Path(folder).resolve())
+  folder = folder if stores.is_remote(folder) else epath.Path(pathlib.Path(folder).resolve())
   told = f'{folder}: damaged, or written by a version of Orbax that is not known'
   with errors.translated(errors.BundleError, told), ocp.PyTreeCheckpointer() as reader:
     found = flat(reader.metadata(folder).item_metadata.tree)
