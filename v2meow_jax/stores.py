@@ -23,6 +23,9 @@ from etils import epath
 
 from v2meow_jax import errors
 
+# It wonders aloud, once a client, what kind of bucket each is.
+logging.getLogger('gcsfs').setLevel(logging.ERROR)
+
 # Scheme -> the module that reads it, and the extra that installs it.
 SCHEMES = {'gs': ('gcsfs', 'gcs'), 's3': ('s3fs', 's3')}
 TRIES = 6
@@ -58,8 +61,6 @@ def filesystem(path: epath.PathLike) -> Any:
   # Imported late: local work, which is nearly all, need not pay for it.
   import fsspec
 
-  # It wonders aloud what kind of bucket each is.
-  logging.getLogger('gcsfs').setLevel(logging.ERROR)
   scheme = os.fspath(path).split('://')[0]
   # What another process has written since counts, so listings are not remembered.
   return fsspec.filesystem(scheme, use_listings_cache=False)

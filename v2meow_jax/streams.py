@@ -15,6 +15,9 @@ import numpy as np
 import gin
 from v2meow_jax import errors
 
+# Of keys that say which examples of a batch are of which dataset, where there are several: `dataset/NAME`.
+DATASET = 'dataset/'
+
 KINDS = ('embedding', 'tokens', 'audio')
 
 # How a stream's elements lie in a record. Embeddings lose nothing that training would notice in

@@ -126,3 +126,17 @@ def test_weights_and_description_make_the_codec_that_was_trained():
   ratio = ((scale * target) ** 2).sum(1) / ((made - scale * target) ** 2).sum(1)
   # Evaluation is batched and compiled as a whole; a ratio near 0 dB amplifies its float32 rounding.
   assert np.mean(10 * np.log10(ratio)) == pytest.approx(float(evaluations[-1]['si_sdr']), abs=0.05)
+
+
+def test_each_dataset_has_its_mel_loss():
+  trainable, states, _, _ = run('magnitude')
+  batch, evaluate = tones(77), jax.jit(trainable.evaluate)
+  marks = {'a': [True, False, False, True], 'b': [False, True, True, False], 'c': [False] * 4}
+  told = {f'dataset/{name}': np.array(mark) for name, mark in marks.items()}
+  found = jax.device_get(evaluate(states[-1], batch | told))
+  for name in 'ab':
+    alone = evaluate(states[-1], {key: value[told[f'dataset/{name}']] for key, value in batch.items()})
+    assert found[f'mel_dataset/{name}'] == pytest.approx(float(alone['mel']), rel=1e-5)
+  assert np.isnan(found['mel_dataset/c'])
+  _, row = jax.jit(trainable.step)(states[-1], batch | told, jax.random.key(0))
+  assert np.isfinite(row['mel_dataset/a']) and np.isnan(row['mel_dataset/c'])

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 
@@ -26,14 +27,18 @@ class Proxy(http.server.ThreadingHTTPServer):
   Attributes:
     share: of the answers that fail.
     faults: kinds of those that have failed.
+    delay: seconds that each answer to a read comes late.
+    remembered: whole objects, out of which ranges are answered; None: ask the server each time.
     requests, sent: reads answered, and bytes in them.
   """
 
   daemon_threads = True
 
-  def __init__(self, target: int):
+  def __init__(self, target: int, generations: 'Generations | None' = None):
     super().__init__(('127.0.0.1', 0), _Handler)
     self.target, self.share, self.faults = target, 0.0, []
+    self.generations, self.delay = generations, 0.0
+    self.remembered: dict[str, bytes] | None = None
     self.requests, self.sent = 0, 0
     self.random, self.lock = random.Random(0), threading.Lock()
     threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -50,6 +55,29 @@ class Proxy(http.server.ThreadingHTTPServer):
       return self.faults[-1]
 
 
+class Generations:
+  """Numbers of the versions of objects, and conditions on them, which Google's emulator lacks."""
+
+  def __init__(self):
+    self.known, self.count, self.lock = {}, 1, threading.Lock()
+
+  def refused(self, name: str, query: dict[str, list[str]]) -> int:
+    """The status where a condition does not hold; 0 where all do."""
+    now = self.known.get(name, 0)
+    if 'ifGenerationMatch' in query and int(query['ifGenerationMatch'][0]) != now:
+      return 412
+    if 'ifGenerationNotMatch' in query and int(query['ifGenerationNotMatch'][0]) == now:
+      return 304
+    return 0
+
+  def written(self, name: str) -> int:
+    """The number of a new version."""
+    with self.lock:
+      self.count += 1
+      self.known[name] = self.count
+    return self.known[name]
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
   protocol_version = 'HTTP/1.1'
   server: Proxy
@@ -64,11 +92,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     else:
       body = self.rfile.read(length)
     fault = self.server.fault() if self.command == 'GET' else None
+    if self.command == 'GET':
+      time.sleep(self.server.delay)
     if fault == '503':
       self._answer(503, [], b'<Error><Code>SlowDown</Code></Error>')
       return
     if fault == 'slow':
       time.sleep(0.5)
+    numbers, parts = self.server.generations, urllib.parse.urlsplit(self.path)
+    query = urllib.parse.parse_qs(parts.query)
+    upload = parts.path.startswith('/upload')
+    name = query.get('name', [''])[0] if upload else urllib.parse.unquote(parts.path.partition('/o/')[2])
+    if numbers and name and (status := numbers.refused(name, query)):
+      self._answer(status, [], b'')
+      return
+    if self.server.remembered is not None and 'Range' in self.headers:
+      self._answer_range(self.server.remembered)
+      return
     upstream = http.client.HTTPConnection('127.0.0.1', self.server.target, timeout=60)
     dropped = ('transfer-encoding', 'content-length', 'connection')
     headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
@@ -81,7 +121,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.requests += 1
         self.server.sent += len(data)
     kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in dropped]
+    if numbers and upload and data:  # the first answer of an upload in parts has nothing in it
+      told = json.loads(data)
+      data = json.dumps(told | {'generation': str(numbers.written(told['name']))}).encode()
+    elif numbers and name and answer.status // 100 == 2:
+      if self.command == 'DELETE':
+        numbers.known.pop(name, None)
+      else:
+        kept.append(('x-goog-generation', str(numbers.known.get(name, 1))))
     self._answer(answer.status, kept, data, answer.getheader('Content-Length'), cut=fault == 'cut')
+
+  def _answer_range(self, remembered: dict[str, bytes]) -> None:
+    if self.path not in remembered:
+      given = {name: value for name, value in self.headers.items() if name.lower() not in ('range', 'host')}
+      request = urllib.request.Request(f'http://127.0.0.1:{self.server.target}{self.path}', headers=given)
+      with urllib.request.urlopen(request) as answer:
+        remembered[self.path] = answer.read()
+    whole = remembered[self.path]
+    first, last = (int(end) for end in self.headers['Range'].removeprefix('bytes=').split('-'))
+    span = ('Content-Range', f'bytes {first}-{last}/{len(whole)}')
+    self._answer(206, [span], whole[first : last + 1])
 
   def _chunks(self) -> Iterator[bytes]:
     while size := int(self.rfile.readline().split(b';')[0], 16):
@@ -130,7 +189,7 @@ def store(scheme: str) -> Iterator[tuple[str, Proxy, dict[str, str]]]:
   proxy = None
   try:
     _wait(port, process)
-    proxy = Proxy(port)
+    proxy = Proxy(port, Generations() if scheme == 'gs' else None)
     if scheme == 's3':
       _post(f'http://127.0.0.1:{port}/bucket', b'', method='PUT')
       environment = {

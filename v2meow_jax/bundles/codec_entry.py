@@ -1,7 +1,6 @@
 """The codec as an encoder that preparation can be asked for: a run's or a bundle's."""
 
-import pathlib
-
+from v2meow_jax import stores
 from v2meow_jax.bundles import load_codec
 from v2meow_jax.encoders.entry import Entry, Option
 
@@ -9,7 +8,7 @@ CODEC = Entry(
   'codec',
   'audio/acoustic',
   make=lambda given: load_codec(given.options['codec']),
-  options=(Option('codec', 'a codec run or bundle, instead of --bundle', pathlib.Path),),
+  options=(Option('codec', 'a codec run or bundle, instead of --bundle', stores.address),),
   needs=('codec',),
   wanted='--bundle, or --codec with a codec run or bundle',
 )

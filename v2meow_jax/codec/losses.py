@@ -12,22 +12,22 @@ BINS = 64  # mel bands, there too
 
 def multi_scale_mel(
   audio: Float[Array, 'batch samples'], target: Float[Array, 'batch samples'], sample_rate: int
-) -> Array:
+) -> Float[Array, ' batch']:
   """L1 of mel magnitudes plus alpha x L2 of their logarithms, 64 bins, hop a quarter of the window.
 
   SoundStream, equations 4 and 5, with alpha = sqrt(window / 2). The paper sums both norms over the frames of
   all scales; here they are means over frames and scales, and both norms are divided by the root of the number
   of bins, so that the L2 term is a root mean square. The terms weigh against each other as published.
   """
-  total = jnp.zeros(())
+  total = jnp.zeros(audio.shape[0])
   for window in MEL_WINDOWS:
     ours = spectrogram.mel(audio, sample_rate, window, window // 4, BINS)
     theirs = spectrogram.mel(target, sample_rate, window, window // 4, BINS)
-    linear = jnp.mean(jnp.sum(jnp.abs(ours - theirs), -1)) / np.sqrt(BINS)
+    linear = jnp.mean(jnp.sum(jnp.abs(ours - theirs), -1), -1) / np.sqrt(BINS)
     # 1e-3: below the noise of 16-bit audio in these units; the gradient of the norm needs a floor too.
     log = jnp.log(ours + 1e-3) - jnp.log(theirs + 1e-3)
     alpha = jnp.sqrt(window / 2.0)
-    total += linear + alpha * jnp.mean(jnp.sqrt(jnp.mean(log**2, -1) + 1e-6))
+    total += linear + alpha * jnp.mean(jnp.sqrt(jnp.mean(log**2, -1) + 1e-6), -1)
   return total / len(MEL_WINDOWS)
 
 

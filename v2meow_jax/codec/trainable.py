@@ -12,6 +12,7 @@ from v2meow_jax import description, errors, linen
 from v2meow_jax.codec import losses, quantizer
 from v2meow_jax.codec.adversary import Adversary
 from v2meow_jax.codec.codec import CodecConfig
+from v2meow_jax.streams import DATASET
 from v2meow_jax.training.optimizers import rate_metric
 
 
@@ -115,14 +116,21 @@ class CodecTrainable:
     samples = audio.shape[1] - audio.shape[1] % self.config.network.hop
     return audio[:, :samples].astype(linen.real()) / 32768.0
 
-  def _losses(self, audio, target) -> tuple[Array, dict]:
+  def _losses(self, audio, target, batch: dict) -> tuple[Array, dict]:
+    examples = audio.shape[0]
     audio, target = _flat(audio), _flat(target)
-    mel = losses.multi_scale_mel(audio, target, self.config.sample_rate)
+    mels = losses.multi_scale_mel(audio, target, self.config.sample_rate)
+    mel = jnp.mean(mels)
     convergence, complex_error = losses.spectral_convergence_and_complex(audio, target, self.windows)
     total = (
       self.mel_weight * mel + self.convergence_weight * convergence + self.complex_weight * complex_error
     )
-    return total, {'mel': mel, 'convergence': convergence, 'complex': complex_error}
+    metrics = {'mel': mel, 'convergence': convergence, 'complex': complex_error}
+    for key in (key for key in batch if key.startswith(DATASET)):
+      # Of the loss that is one of single examples. Not a number where a batch has none of a dataset.
+      mine = jnp.where(batch[key], jnp.mean(mels.reshape(examples, -1), -1), 0.0)
+      metrics[f'mel_{key}'] = jnp.sum(mine) / jnp.sum(batch[key])
+    return total, metrics
 
   def step(self, state: dict, batch: dict, rng: Array) -> tuple[dict, dict]:
     """One update; metrics are means over the batch."""
@@ -138,7 +146,7 @@ class CodecTrainable:
       return (decoded, jnp.where(warming, 0.0, commitment)), (latents, codes, residuals, commitment)
 
     (decoded, _), pull, (latents, codes, residuals, commitment) = jax.vjp(work, state['params'], has_aux=True)
-    (loss, metrics), toward = jax.value_and_grad(self._losses, has_aux=True)(decoded, audio)
+    (loss, metrics), toward = jax.value_and_grad(self._losses, has_aux=True)(decoded, audio, batch)
     loss += self.commitment_weight * jnp.where(warming, 0.0, commitment)
     metrics |= {'loss': loss, 'commitment': commitment}
     state = dict(state)
@@ -201,7 +209,7 @@ class CodecTrainable:
     quantised, commitment, codes, _ = quantizer.quantize(config, state['books'], latents)
     warming = state['step'] < self.warmup_steps
     decoded = linen.call(network, state['params'], jnp.where(warming, latents, quantised), method='decode')
-    loss, metrics = self._losses(decoded, audio)
+    loss, metrics = self._losses(decoded, audio, batch)
     share, perplexity = quantizer.usage(codes, config.codes)
     ours, theirs = _flat(decoded), _flat(audio)
     return metrics | {

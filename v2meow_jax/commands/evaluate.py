@@ -71,9 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     help='videos, folders of them or manifests, with their music',
   )
   parser.add_argument(
-    '--bundle', type=terminal.local_path, help='that is measured, or whose codec controls use'
+    '--bundle', type=terminal.any_path, help='that is measured, or whose codec controls use'
   )
-  parser.add_argument('--dataset', type=terminal.local_path, help='a prepared dataset')
+  parser.add_argument('--dataset', type=terminal.any_path, help='a prepared dataset')
   parser.add_argument('--audio', type=terminal.local_path, help='a folder of music')
   parser.add_argument(
     '--reference', type=terminal.local_path, help='a folder of true music, of the same names, or a set of any'

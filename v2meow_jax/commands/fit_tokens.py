@@ -14,7 +14,7 @@ from v2meow_jax.streams import Stream
 def main(argv: list[str]) -> int:
   """Fits k-means, or a residual quantiser of several levels, to a stream of a dataset's training split."""
   parser = argparse.ArgumentParser(prog='v2meow fit-tokens', description=main.__doc__)
-  parser.add_argument('--dataset', type=terminal.local_path, required=True)
+  parser.add_argument('--dataset', type=terminal.any_path, required=True)
   parser.add_argument('--stream', required=True, help='of embeddings, e.g. audio/w2v-bert')
   parser.add_argument('--name', required=True, help='stream of the tokens, e.g. audio/semantic')
   parser.add_argument('--out', type=terminal.local_path, required=True, help='a .safetensors file')

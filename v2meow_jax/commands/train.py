@@ -1,6 +1,6 @@
 """`v2meow train`: trains a codec or a stage, configured by gin."""
 
-from v2meow_jax import compile_cache, errors, terminal
+from v2meow_jax import errors, terminal
 from v2meow_jax.experiment import configuration, experiment
 from v2meow_jax.training import agreement, distributed
 from v2meow_jax.training.loop import Interrupted
@@ -25,7 +25,6 @@ def main(argv: list[str]) -> int:
   args = configuration.parse(parser, argv)
   if args.allow_changes:
     args.bindings.append('train.allow_changes=True')
-  compile_cache.keep()
   liveness = distributed.initialize(
     args.multiprocess,
     args.coordinator_address,

@@ -21,6 +21,7 @@ import gin
 from v2meow_jax import errors, stores
 from v2meow_jax.data import order
 from v2meow_jax.data.batches import ClipBatches, stacked
+from v2meow_jax.streams import DATASET
 
 LARGEST_BLOCK = 4096  # examples
 
@@ -144,7 +145,7 @@ class Mixture:
     found = {
       name: jax.ShapeDtypeStruct((self.batch_size, *x.shape[1:]), x.dtype) for name, x in self._one().items()
     }
-    marks = {f'dataset/{name}': jax.ShapeDtypeStruct((self.batch_size,), np.bool_) for name in self.names}
+    marks = {f'{DATASET}{name}': jax.ShapeDtypeStruct((self.batch_size,), np.bool_) for name in self.names}
     return found | marks
 
   def describe(self) -> dict:
@@ -178,7 +179,7 @@ class Mixture:
 
     def example(n: int) -> dict[str, np.ndarray]:
       dataset, number = self.place(n)
-      told = {f'dataset/{name}': mark for name, mark in zip(self.names, marks[dataset], strict=True)}
+      told = {f'{DATASET}{name}': mark for name, mark in zip(self.names, marks[dataset], strict=True)}
       return sources[dataset][number] | told
 
     rows = range(self.batch_size) if rows is None else rows

@@ -17,10 +17,8 @@ from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.partitioning import constrain
 from v2meow_jax.stages import Stage
+from v2meow_jax.streams import DATASET
 from v2meow_jax.training.optimizers import rate_metric
-
-# Of keys that say which examples of a batch are of which dataset, where there are several: `dataset/NAME`.
-DATASET = 'dataset/'
 
 
 def token_losses(logits: Float[Array, '*n codes'], tokens: Array) -> Float[Array, '*n']:

@@ -87,7 +87,7 @@ def mean(rows: list[dict], weights: list[float] | None = None) -> dict[str, floa
   for key in rows[0]:
     values = np.array([row[key] for row in rows])
     # A loss that is not a number is to be seen.
-    there = ~np.isnan(values) | (not key.startswith('loss_dataset/'))
+    there = ~np.isnan(values) | ('_dataset/' not in key)
     if there.any():
       found[key] = float(np.average(values[there], weights=counts[there]))
   return found
