@@ -49,7 +49,8 @@ def train(run, dataset, steps):
     'MODEL_DIR': f'"{run}"', 'DATASET_DIR': f'"{dataset}"', 'semantic/Stream.codes': 16, 'BATCH_SIZE': 4,
     'TransformerConfig.layers': 1, 'TransformerConfig.width': 12, 'TransformerConfig.mlp': 16,
     'SEMANTIC_CROP': 2, 'WARMUP_STEPS': 2, 'TOTAL_STEPS': 8, 'Settings.total_steps': steps,
-    'Settings.checkpoint_every': 4, 'Settings.log_every': 1, 'Settings.eval_every': 6, 'Settings.eval_steps': 1,
+    'Settings.checkpoint_every': 4, 'Settings.log_every': 1, 'Settings.eval_every': 6,
+    'Settings.eval_steps': 1,
   }  # fmt: skip
   command = [sys.executable, '-m', 'v2meow_jax', 'train', '--gin_file=recipes/tiny_semantic.gin']
   command += [f'--gin.{name}={value}' for name, value in settings.items()]
