@@ -126,6 +126,7 @@ def main(argv: list[str]) -> int:
     'limit: the client alone, one at a time': ranges(remote, args.seconds, 1),
   }
   here.send('enough')
+  server.join()
   print(json.dumps(told, indent=1))
   return 0
 
