@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--embedders', default='', help='streams of further embeddings, such as style/clap, comma-separated'
   )
+  parser.add_argument(
+    '--labels', default='', help='streams of logits of labels, such as audio/musicnn_tags, comma-separated'
+  )
   parser.add_argument('--swap', action='store_true', help='music of each stage fed with truth, too')
   parser.add_argument(
     '--together', type=int, default=4, help='pieces generated side by side, where memory does'
@@ -125,7 +128,8 @@ def _music(args: argparse.Namespace) -> int:
     args.seconds,
     codec=bundle.codec() if bundle else None,
     tokens=tuple(bundle.token_encoders()) if bundle else (),
-    embedders=_embedders(args.embedders, networks, bundle),
+    embedders=_embedders('embedders', args, networks, bundle),
+    labellers=_embedders('labels', args, networks, bundle),
     seed=args.seed,
   )
   failures: dict[str, str] = {}
@@ -183,9 +187,11 @@ def _tell(text: str) -> None:
     terminal.say(text)
 
 
-def _embedders(text: str, networks: dict[str, str], bundle: bundles.Bundle | None) -> tuple[Encoder, ...]:
+def _embedders(
+  option: str, args: argparse.Namespace, networks: dict[str, str], bundle: bundles.Bundle | None
+) -> tuple[Encoder, ...]:
   """Encoders of sound by their streams, made as preparation makes them, or the bundle's."""
-  names = list(dict.fromkeys(name.strip() for name in text.split(',') if name.strip()))
+  names = list(dict.fromkeys(name.strip() for name in getattr(args, option).split(',') if name.strip()))
   options = {option.name: option.default for option in registry.options(registry.ENTRIES)} | networks
   found = []
   for name in names:
@@ -193,7 +199,7 @@ def _embedders(text: str, networks: dict[str, str], bundle: bundles.Bundle | Non
       name, registry.ENTRIES, options, bundle.encoder_of if bundle else lambda stream: None
     )
     if encoder.needs != 'audio' or encoder.stream.kind != 'embedding':
-      raise errors.ConfigError(f'--embedders: {name} is no embedding of sound')
+      raise errors.ConfigError(f'--{option}: {name} is no embedding of sound')
     found.append(encoder)
   return tuple(found)
 

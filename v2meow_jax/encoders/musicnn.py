@@ -1,5 +1,7 @@
 """`audio/musicnn`: musicnn's 200-dimensional embedding of three seconds of music (Pons and Serra 2019).
 
+`audio/musicnn_tags` are its logits of the fifty tags that it was trained to tell.
+
 Weights are a safetensors file with the names of the package's checkpoints, made by `tools/import_musicnn.py`.
 """
 
@@ -24,7 +26,7 @@ from v2meow_jax.streams import Stream
 
 RATE, SIZE, HOP, MELS, FRAMES = 16000, 512, 256, 96, 187
 EPSILON = 1e-3  # of TensorFlow's batch norm
-WIDTH = 200
+WIDTH, TAGS = 200, 50
 CONVOLUTIONS, NORMS = 8, 11
 
 
@@ -106,11 +108,13 @@ class MusicnnNetwork(Network):
     weights: safetensors file of `tools/import_musicnn.py`.
     rate: elements a second, in Hz.
     stream_name: of what comes out.
+    tags: logits of the tags come out instead of the embedding.
   """
 
   weights: str
   rate: Fraction = Fraction(1)
   stream_name: str = 'audio/musicnn'
+  tags: bool = False
 
   name: ClassVar[str] = 'musicnn'
 
@@ -124,8 +128,8 @@ class MusicnnNetwork(Network):
 
   @property
   def stream(self) -> Stream:
-    """As wide as the last layer but one."""
-    return Stream(self.stream_name, 'embedding', self.rate, WIDTH)
+    """As wide as the last layer, or the last but one."""
+    return Stream(self.stream_name, 'embedding', self.rate, TAGS if self.tags else WIDTH)
 
   @property
   def window(self) -> int:
@@ -136,20 +140,26 @@ class MusicnnNetwork(Network):
     """See `Network.load`."""
 
     def embed(params: Any, batch: Array) -> Array:
-      return apply(params, spectrogram(batch[..., 0]))[0][:, None]
+      return apply(params, spectrogram(batch[..., 0]))[self.tags][:, None]
 
     return checked(weights.read(self.weights)), embed
 
 
-ENTRY = Entry(
-  'musicnn',
-  'audio/musicnn',
-  settings=MusicnnNetwork,
-  make=lambda given: driver.NetworkEncoder(configured(MusicnnNetwork, weights=given.options['musicnn'])),
-  rebuild=lambda identity, sources: driver.rebuilt(MusicnnNetwork, identity, sources.place(identity)),
-  options=(Option('musicnn', "tools/import_musicnn.py's file, for audio/musicnn"),),
-  needs=('musicnn',),
-  wanted="--musicnn, tools/import_musicnn.py's file",
-  pretrained=True,
-  essence=driver.essence,
-)
+def _entry(stream: str, **settings: Any) -> Entry:
+  made = functools.partial(configured, MusicnnNetwork, **settings)
+  return Entry(
+    stream.rpartition('/')[2],
+    stream,
+    settings=MusicnnNetwork,
+    make=lambda given: driver.NetworkEncoder(made(weights=given.options['musicnn'])),
+    rebuild=lambda identity, sources: driver.rebuilt(MusicnnNetwork, identity, sources.place(identity)),
+    options=(Option('musicnn', "tools/import_musicnn.py's file, for audio/musicnn and its tags"),),
+    needs=('musicnn',),
+    wanted="--musicnn, tools/import_musicnn.py's file",
+    pretrained=True,
+    essence=driver.essence,
+  )
+
+
+ENTRY = _entry('audio/musicnn')
+LABELS = _entry('audio/musicnn_tags', stream_name='audio/musicnn_tags', tags=True)

@@ -38,6 +38,7 @@ ENTRIES = (
   i3d.FLOW,
   hub.ENTRY,
   musicnn.ENTRY,
+  musicnn.LABELS,
   style.ENTRY,
   tokens.ENTRY,
 )  # fmt: skip

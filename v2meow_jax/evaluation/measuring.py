@@ -15,7 +15,7 @@ from v2meow_jax import errors
 from v2meow_jax.codec.codec import Codec
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.encoders.motion import COLUMNS, MotionEncoder
-from v2meow_jax.evaluation import controls, features, provenance
+from v2meow_jax.evaluation import controls, features, provenance, sets
 from v2meow_jax.evaluation.features import Heard
 from v2meow_jax.evaluation.kept import Kept, pack, unpack
 from v2meow_jax.evaluation.subjects import Piece
@@ -34,11 +34,13 @@ class Measured:
     heard: see `features.Heard`.
     embeddings: by embedder, [windows, dimensions]; `filterbank` is always there.
     counts: occurrences of tokens, [levels, codes], by stream.
+    labels: distributions over labels, by network.
   """
 
   heard: Heard
   embeddings: dict[str, np.ndarray]
   counts: dict[str, np.ndarray]
+  labels: dict[str, np.ndarray]
 
 
 class Sound(MediaClip):
@@ -69,6 +71,7 @@ class Tools:
     codec: of the bundle; None: there is none, and no control that needs it.
     tokens: encoders of token streams, besides the codec, whose distributions are compared.
     embedders: encoders of sound, besides the filter bank.
+    labellers: encoders of sound whose elements are logits of labels.
     seed: of noise and of random tokens.
   """
 
@@ -76,11 +79,12 @@ class Tools:
   codec: Codec | None = None
   tokens: tuple[Encoder, ...] = ()
   embedders: tuple[Encoder, ...] = ()
+  labellers: tuple[Encoder, ...] = ()
   seed: int = 0
 
   def about(self) -> dict[str, Any]:
     """What decides the figures."""
-    encoders = [*self.tokens, *self.embedders, *([self.codec] if self.codec else [])]
+    encoders = [*self.tokens, *self.embedders, *self.labellers, *([self.codec] if self.codec else [])]
     return {
       'features': features.VERSION,
       'seconds': self.seconds,
@@ -112,6 +116,8 @@ def measure(audio: np.ndarray, rate: int, tools: Tools) -> dict[str, np.ndarray]
   clip = Sound.of(audio, rate)
   for encoder in tools.embedders:
     arrays[f'embedding/{encoder.stream.name}'] = _windows(encoder, audio, rate)
+  for encoder in tools.labellers:
+    arrays[f'labels/{encoder.stream.name}'] = sets.posterior(encoder.encode_clip(clip))
   for encoder in (*tools.tokens, *([tools.codec] if tools.codec else [])):
     stream, codes = encoder.stream, np.asarray(encoder.encode_clip(clip))
     arrays[f'counts/{stream.name}'] = np.stack(
@@ -141,7 +147,8 @@ def unpacked(arrays: Mapping[str, np.ndarray]) -> Measured:
   def part(kind: str) -> dict[str, np.ndarray]:
     return {name.split('/', 1)[1]: value for name, value in arrays.items() if name.startswith(f'{kind}/')}
 
-  return Measured(heard, {'filterbank': heard.vectors} | part('embedding'), part('counts'))
+  embeddings = {'filterbank': heard.vectors} | part('embedding')
+  return Measured(heard, embeddings, part('counts'), part('labels'))
 
 
 class Measuring:
@@ -202,6 +209,12 @@ class Measuring:
     assert counts is not None
     made = controls.unigram(codec, counts, -(-len(plain) // codec.hop), rng)
     return made[: len(plain)], codec.sample_rate
+
+  @functools.cache  # noqa: B019 (lives as long as an evaluation)
+  def texts(self, prompt: str) -> dict[str, np.ndarray]:
+    """A prompt's vector in each embedder's space that has a place for texts."""
+    encoders = (encoder for encoder in self.tools.embedders if hasattr(encoder, 'encode_text'))
+    return {encoder.stream.name: encoder.encode_text(prompt)[0] for encoder in encoders}  # type: ignore
 
   def pictures(self, piece: Piece) -> dict[str, np.ndarray] | None:
     """Measurements of a piece's video by column, at 12 Hz; None where it has none."""

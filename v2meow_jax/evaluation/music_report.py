@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from v2meow_jax import errors, terminal
-from v2meow_jax.evaluation import bootstrap, controls, pairs, provenance, sets, tables
+from v2meow_jax.evaluation import bootstrap, controls, likeness, pairs, provenance, sets, tables
 from v2meow_jax.evaluation.bootstrap import Estimate
 from v2meow_jax.evaluation.measuring import MOTION, Measured, Measuring, load, run
 from v2meow_jax.evaluation.subjects import Piece
@@ -18,6 +18,7 @@ TOKENS = Card(
   'nats', 'lower', 'Jensen-Shannon divergence of how often tokens occur from the truth; nothing of order'
 )
 OTHER_VIDEO = 'made, another video'
+OTHER_PROMPT = 'made, another prompt'
 FIT = 0.8  # R^2 below which an extrapolation is not to be used
 
 
@@ -95,10 +96,16 @@ def _report(
     _add_tokens(found, rows, names)
   else:
     notes.append(f'{len(truth)} pieces of truth are too few for distances of sets; four are needed')
+  _add_texts(found, kept, made, measuring)
   if paired:
     _add_pairs(found, paired, rows, names, others, measuring, notes)
-  ways = [way for way in (*controls.WAYS, OTHER_VIDEO, *others) if any(way in row for row in found.values())]
+  ways = [
+    way
+    for way in (*controls.WAYS, OTHER_VIDEO, OTHER_PROMPT, *others)
+    if any(way in row for row in found.values())
+  ]
   cards = CARDS | SETS | {'token_divergence': TOKENS}
+  cards |= {name: Card(*told) for name, told in likeness.LIKENESS.items()}
   table = tables.table(found, cards, ways)
   metrics = {name: row['made'].told() for name, row in found.items() if 'made' in row}
   for name, row in found.items():
@@ -226,6 +233,9 @@ def _add_pairs(
     ]
     for name, estimate in tables.mean_of(values, pairs.AGREEMENT).items():
       found.setdefault(name, {})[way] = estimate
+    alike = [likeness.to_truth(measured[name], by_way['truth'][name]) for name in order if name in measured]
+    for name, estimate in tables.mean_of(alike, likeness.about(list(alike[0]) if alike else [])).items():
+      found.setdefault(name, {})[way] = estimate
   pictures = {piece.name: measuring.pictures(piece) for piece in paired}
   films = [name for name in order if pictures[name] is not None]
   if not films:
@@ -249,6 +259,27 @@ def _add_pairs(
     for name, estimate in tables.mean_of(following('made', other), pairs.FOLLOWING).items():
       found.setdefault(name, {})[OTHER_VIDEO] = estimate
     _note_following(following('made', {k: k for k in other}), following('made', other), notes)
+
+
+def _add_texts(
+  found: dict[str, dict[str, Estimate]],
+  kept: Sequence[Piece],
+  made: Mapping[str, Measured],
+  measuring: Measuring,
+) -> None:
+  """How alike what was made is to its prompt and, as a control, to another piece's."""
+  texts = {piece.name: measuring.texts(piece.prompt) for piece in kept if piece.prompt}
+  prompts = {piece.name: piece.prompt for piece in kept}
+  names = list(texts)
+  own = {name: name for name in names}
+  turned = controls.derangement(names, measuring.tools.seed)
+  other = {name: names[n] for name, n in zip(names, turned, strict=True) if n is not None}
+  other = {name: partner for name, partner in other.items() if prompts[partner] != prompts[name]}
+  for way, whose in (('made', own), (OTHER_PROMPT, other)):
+    values = [likeness.to_text(made[name], texts[partner]) for name, partner in whose.items()]
+    if values:
+      for name, estimate in tables.mean_of(values, likeness.about(list(values[0]))).items():
+        found.setdefault(name, {})[way] = estimate
 
 
 def _note_following(own: list[dict[str, float]], other: list[dict[str, float]], notes: list[str]) -> None:

@@ -165,6 +165,12 @@ def kl(ours: Float[np.ndarray, 'n labels'], theirs: Float[np.ndarray, 'n labels'
   return (p * np.log(p / q)).sum(1)
 
 
+def posterior(logits: Float[np.ndarray, 'windows labels']) -> Float[np.ndarray, ' labels']:
+  """A piece's distribution over labels: the mean of its windows' softmax."""
+  shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, 1, keepdims=True))
+  return (shifted / shifted.sum(1, keepdims=True)).mean(0)
+
+
 def token_divergence(ours: Int[np.ndarray, ' codes'], theirs: Int[np.ndarray, ' codes']) -> float:
   """Jensen-Shannon divergence in nats of two distributions of tokens, from counts; 0 to ln 2."""
   p, q = (np.asarray(x, np.float64) / max(np.sum(x), 1) for x in (ours, theirs))

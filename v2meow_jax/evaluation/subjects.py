@@ -20,12 +20,14 @@ class Piece:
     made: file of what is measured.
     truth: file whose sound is the music it should be like; None where there is none of its own.
     video: file whose pictures it is for; None where there is none.
+    prompt: text that it was made for; empty where there was none.
   """
 
   name: str
   made: pathlib.Path
   truth: pathlib.Path | None = None
   video: pathlib.Path | None = None
+  prompt: str = ''
 
 
 def find(folder: pathlib.Path, kind: str) -> dict[str, pathlib.Path]:
@@ -105,5 +107,5 @@ def of_tasks(tasks: Sequence[Task], music: pathlib.Path) -> list[Piece]:
     if path is not None:
       with container.open_media(path) as opened:
         truth = path if container.pick(opened, 'audio') is not None else None
-    pieces.append(Piece(task.name, music / f'{task.name}.wav', truth, path))
+    pieces.append(Piece(task.name, music / f'{task.name}.wav', truth, path, task.request.prompt or ''))
   return pieces
