@@ -10,6 +10,7 @@ import pytest
 import small
 
 from v2meow_jax.evaluation import conditioning
+from v2meow_jax.evaluation.kept import Kept
 from v2meow_jax.models.runner import StageRunner
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.trainable import StageTrainable
@@ -127,3 +128,33 @@ def test_the_scorer_sums_what_the_stage_scores():
   # 50 frames in fifths of ten
   np.testing.assert_allclose(nats[:, 2], wanted[:, 20:30].sum(1), rtol=1e-4)
   assert tokens.tolist() == [[10, 10, 10, 3, 0]] * 2 and (hits <= tokens[..., None]).all()
+
+
+def test_scores_are_made_once_whoever_is_killed_or_shares_the_work(tmp_path):
+  batches = [{'x': np.full((4, 3), n), 'y/mask': np.ones((4, 3), bool)} for n in range(7)]
+  calls = []
+
+  def score(batch):
+    if len(calls) == 3 and 'killed' not in calls:
+      calls.append('killed')
+      raise KeyboardInterrupt
+    calls.append(int(batch['x'][0, 0]))
+    return np.full((4, 5, 2), batch['x'][0, 0] + 0.25), np.zeros((4, 5, 2)), np.ones((4, 5))
+
+  def run(folder, shard=(0, 1), about='a'):
+    scored = conditioning.remembered(score, 2, Kept(tmp_path / folder), {'stage': about}, shard)
+    return [scored(batch)[0] for batch in batches]
+
+  with pytest.raises(KeyboardInterrupt):
+    run('one')
+  found = run('one')
+  assert calls == [0, 1, 2, 'killed', 3, 4, 5, 6]
+  np.testing.assert_array_equal(np.stack(found)[:, 0, 0, 0], np.arange(7) + 0.25)
+  calls[:] = ['killed']
+  run('two', (0, 2))
+  run('two', (1, 2))
+  assert calls == ['killed', 0, 2, 4, 6, 1, 3, 5]
+  np.testing.assert_array_equal(run('two'), found)
+  assert len(calls) == 8
+  run('two', about='another stage')
+  assert len(calls) == 15

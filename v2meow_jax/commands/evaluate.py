@@ -42,6 +42,8 @@ def main(argv: list[str]) -> int:
   subject = [bool(args.compare), bool(args.dataset), bool(args.video), bool(args.audio)]
   if sum(subject) != 1:
     raise errors.ConfigError(f'name one thing to measure: --dataset, videos, --audio or --compare:{USES}')
+  if args.shard[1] > 1 and args.out is None:
+    raise errors.ConfigError('--out: name the folder in which the parts meet')
   if args.compare:
     report = comparison.compare(*args.compare)
     return _end(args, report, comparison.tell(report), page.compared(report))
@@ -51,8 +53,12 @@ def main(argv: list[str]) -> int:
     with terminal.Progress() as progress:
       report = bundle_report.measure(
         bundles.load(args.bundle), args.dataset, crops=args.crops, clips=args.clips, shift=args.shift,
-        dtype=args.dtype, seed=args.seed, progress=progress,
+        dtype=args.dtype, seed=args.seed, progress=progress, shard=args.shard,
+        kept=kept.Kept(args.out / 'kept') if args.out else None,
       )  # fmt: skip
+    if args.shard[1] > 1:
+      print(f'part {args.shard[0]} of {args.shard[1]} is measured; without --shard the report is written')
+      return 0
     if 'codec' not in report:
       terminal.say(f'{args.dataset}: no stream audio/waveform, so the codec is not measured')
     return _end(args, report, bundle_report.tell(report), page.likelihood(report))
@@ -102,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('--rows', type=int, default=16, help='most windows decoded at once')
   parser.add_argument(
-    '--shard', type=_shard, default=(0, 1), help='I/N: only every N-th piece, from the I-th on'
+    '--shard', type=_shard, default=(0, 1), help='I/N: only every N-th piece or batch, from the I-th on'
   )
   parser.add_argument('--examples', type=int, default=3, help='pieces to be heard on the page')
   parser.add_argument('--seed', type=int, default=0, help='of crops, music, noise and exchanged pairs')

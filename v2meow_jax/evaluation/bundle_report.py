@@ -16,6 +16,7 @@ from v2meow_jax.codec.codec import Codec
 from v2meow_jax.data.dataset import Dataset, fingerprint, read_streams
 from v2meow_jax.evaluation import bootstrap, conditioning, entropy, precision, provenance, reconstruction
 from v2meow_jax.evaluation.conditioning import Scores
+from v2meow_jax.evaluation.kept import Kept
 from v2meow_jax.models.runner import StageRunner
 from v2meow_jax.streams import Stream
 
@@ -31,6 +32,8 @@ def measure(
   shift: float = 2.0,
   dtype: str = 'float32',
   seed: int = 0,
+  kept: Kept | None = None,
+  shard: tuple[int, int] = (0, 1),
   progress: terminal.Progress | None = None,
 ) -> dict[str, Any]:
   """Measures a bundle's stages and codec on a dataset's validation split.
@@ -43,6 +46,8 @@ def measure(
     shift: seconds by which conditions are moved against the music.
     dtype: of the stages; another than float32 is compared with it as well.
     seed: of the choice of crops.
+    kept: where scores are kept, so that they are made once; None: they are not.
+    shard: see `conditioning.remembered`; of more than one, scores are kept and the report is empty.
     progress: that is told.
 
   Returns:
@@ -69,10 +74,20 @@ def measure(
   }
   for runner in bundle.stages():
     used, name = runner.prepared(dtype), runner.stage.name
-    found = measure_stage(used, str(dataset), crops, shift, seed, functools.partial(progress.update, name))
+    score = conditioning.scorer(used)
+    if kept is not None:
+      about = {'bundle': bundle.digest, 'stage': name, 'dtype': dtype}
+      score = conditioning.remembered(score, runner.stage.target.depth, kept, about, shard)
+    found = measure_stage(
+      used, str(dataset), crops, shift, seed, functools.partial(progress.update, name), score
+    )
+    if shard[1] > 1:
+      continue
     if dtype != 'float32':
       found['against_float32'] = compare(runner.prepared('float32'), used, str(dataset), crops, seed)
     report['stages'][name] = found
+  if shard[1] > 1:
+    return {'failures': {}}
   if 'audio/waveform' in entries:
     report['codec'] = measure_codec(codec, dataset, clips)
   report['metrics'] = metrics(report)
@@ -100,13 +115,14 @@ def measure_stage(
   shift: float,
   seed: int,
   progress=lambda done, total: None,
+  score: conditioning.Score | None = None,
 ) -> dict[str, Any]:
   """Likelihood on both splits, entropies of the tokens, and what each condition is worth."""
-  stage = runner.stage
+  stage, score = runner.stage, score or conditioning.scorer(runner)
   target = stage.target
   held_out = Dataset(dataset, 'validation', stage.streams)
   own, measured, conditions = conditioning.measure(
-    runner, held_out, crops=crops, shift=shift, seed=seed, progress=progress
+    runner, held_out, crops=crops, shift=shift, seed=seed, progress=progress, score=score
   )
   tracks = [crop.track for crop in measured]
   found: dict[str, Any] = {'validation': losses(runner, own, tracks, seed)}
@@ -118,7 +134,7 @@ def measure_stage(
   data = Dataset(dataset, 'train', stage.streams)
   chosen = conditioning.Places(data, stage, seed).choose(crops)
   read = (conditioning.read(data, stage.streams, crop, stage.crop_seconds) for crop in chosen)
-  scores = conditioning.score_all(conditioning.scorer(runner), read, target.depth)
+  scores = conditioning.score_all(score, read, target.depth)
   found['train'] = losses(runner, scores, [crop.track for crop in chosen], seed)
   tokens = {name: _tokens(part, target.stream, target.span) for name, part in (('t', data), ('v', held_out))}
   for name, function in (('unigram', entropy.unigram), ('bigram', entropy.bigram)):

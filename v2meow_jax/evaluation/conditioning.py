@@ -5,8 +5,11 @@ same track (what changes within a piece), another track (what a piece is like), 
 """
 
 import dataclasses
+import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,7 @@ from v2meow_jax import errors, linen
 from v2meow_jax.data import order
 from v2meow_jax.data.dataset import Dataset
 from v2meow_jax.evaluation import bootstrap
+from v2meow_jax.evaluation.kept import Kept
 from v2meow_jax.models.runner import StageRunner
 from v2meow_jax.models.trainable import token_losses
 from v2meow_jax.stages import Stage
@@ -24,6 +28,7 @@ from v2meow_jax.streams import Stream, crop_all
 
 OTHERS = ('shifted', 'moment', 'track', 'none')
 PLACES = 5  # parts of a crop
+VERSION = 1  # of scores that are kept
 _DISTANT = 0.75  # of a crop: least distance of another moment
 
 
@@ -138,7 +143,11 @@ class Scores:
   tokens: Float[np.ndarray, 'crops places']
 
 
-def scorer(runner: StageRunner) -> Callable[[dict], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+# batch -> (nats, hits, tokens) of `Scores`
+Score = Callable[[dict], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def scorer(runner: StageRunner) -> Score:
   """batch -> (nats, hits, tokens) of `Scores`."""
   target = runner.stage.target
   place = np.arange(runner.stage.frames) * PLACES // runner.stage.frames
@@ -159,6 +168,38 @@ def scorer(runner: StageRunner) -> Callable[[dict], tuple[np.ndarray, np.ndarray
   return scored
 
 
+def remembered(
+  score: Score, levels: int, kept: Kept, about: Mapping[str, Any], shard: tuple[int, int] = (0, 1)
+) -> Score:
+  """A scorer whose results are kept, so that a killed evaluation goes on and several processes share one.
+
+  Args:
+    score: of a batch.
+    levels: of what is predicted.
+    kept: where.
+    about: JSON values that decide the scores, besides the batch.
+    shard: (i, n): only every n-th batch from the i-th on is scored; what comes of others is of no use.
+  """
+  numbers = itertools.count()
+
+  def scored(batch: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if next(numbers) % shard[1] != shard[0]:
+      nothing = np.zeros((len(next(iter(batch.values()))), PLACES, levels))
+      return nothing, nothing, np.ones(nothing.shape[:2])
+    told = hashlib.sha256()
+    for name in sorted(batch):
+      told.update(f'{name} {batch[name].dtype} {batch[name].shape}'.encode())
+      told.update(np.ascontiguousarray(batch[name]).tobytes())
+
+    def make() -> dict[str, np.ndarray]:
+      return dict(zip(('nats', 'hits', 'tokens'), score(batch), strict=True))
+
+    found = kept.get({**about, 'scores': VERSION, 'batch': told.hexdigest()}, make)
+    return found['nats'], found['hits'], found['tokens']
+
+  return scored
+
+
 def exchanged(example: dict, other: dict | None, streams: Sequence[str]) -> dict:
   """The example with conditions of another, or with none."""
   changed = dict(example)
@@ -171,7 +212,7 @@ def exchanged(example: dict, other: dict | None, streams: Sequence[str]) -> dict
 
 
 def score_all(
-  score: Callable[[dict], tuple[np.ndarray, np.ndarray, np.ndarray]],
+  score: Score,
   examples: Iterator[dict | None],
   levels: int,
   size: int = 8,
@@ -251,6 +292,7 @@ def measure(
   shift: float = 2.0,
   seed: int = 0,
   progress: Callable[[int, int], None] = lambda done, total: None,
+  score: Score | None = None,
 ) -> tuple[Scores, list[Crop], dict[str, dict[str, dict]]]:
   """(scores under the own conditions, the crops, what each condition gains against each kind of other).
 
@@ -261,13 +303,14 @@ def measure(
     shift: seconds by which a video is moved.
     seed: of the choice.
     progress: told how many of the passes are done.
+    score: of a batch; by default the runner's.
 
   Raises:
     errors.DatasetError: no crop holds a token.
   """
   stage = runner.stage
   places = Places(dataset, stage, seed)
-  chosen, score = places.choose(crops), scorer(runner)
+  chosen, score = places.choose(crops), score or scorer(runner)
   kinds: Mapping[str, Callable[[Crop], Crop | None]] = {
     'shifted': lambda crop: places.shifted(crop, shift),
     'moment': places.moment,
