@@ -12,7 +12,6 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import scipy.ndimage
 from jaxtyping import Float, UInt8
 
 import gin
@@ -95,6 +94,8 @@ class EventEncoder:
 
   def measure(self, frames: UInt8[np.ndarray, 'time height width 3']) -> Float[np.ndarray, 'n columns']:
     """Marks of frames at `rate` x `frames` Hz, one row for each whole element."""
+    import scipy.ndimage  # takes a second to import
+
     second = max(1, round(self.rate * self.frames))  # frames
     luma = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
     level = luma.mean((1, 2))

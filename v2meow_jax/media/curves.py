@@ -7,7 +7,6 @@ audio gives the same curves, bit for bit.
 import dataclasses
 import zlib
 
-import librosa.filters
 import numpy as np
 import scipy.fft
 import scipy.ndimage
@@ -50,6 +49,8 @@ def analyse(audio: np.ndarray, sample_rate: int, frame_rate: float = 12) -> Anal
   # Short windows place attacks; chroma needs long ones, to tell the semitones of the low octaves apart.
   n_fft = 2 ** round(np.log2(sample_rate * 0.046))
   hop, slow_hop = n_fft // 2, n_fft * 2
+  import librosa.filters  # takes seconds to import
+
   mel_bands = librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=40, fmax=min(11000, sample_rate / 2))
   mel = _spectra(audio, n_fft, hop, scipy.sparse.csr_array(mel_bands))
   chroma = _spectra(audio, n_fft * 4, slow_hop, _chroma_bands(sample_rate, n_fft * 4))

@@ -4,7 +4,6 @@ import math
 import warnings
 
 import numpy as np
-from scipy import signal
 
 MUSIC = -16.0  # LUFS, what streaming services play music at
 # dB. Music that is mixed softly needs less; what needs more is a noise floor, which is not to be made music.
@@ -32,6 +31,8 @@ def integrated_loudness(audio: np.ndarray, sample_rate: int) -> float:
     raise ValueError(f'Loudness is of [samples, 1 or 2 channels], not of shape {audio.shape}.')
   if audio.shape[0] == 0:
     return -math.inf
+  from scipy import signal  # takes a second to import
+
   weighted = signal.sosfilt(_k_weighting(sample_rate), audio.astype(np.float64), axis=0)
   energy = np.concatenate([[0.0], np.cumsum(np.sum(np.square(weighted), axis=1))])
   block = min(round(0.4 * sample_rate), audio.shape[0])
