@@ -45,8 +45,9 @@ def export(run_dir: epath.PathLike, out: epath.PathLike, summed: float = 1.0) ->
   Raises:
     errors.BundleError: it is no run of a stage, or the checkpoint is there already.
   """
-  stage, config, state, step = _read(run_dir)
-  notes = []
+  stage, config = _described(run_dir)
+  saved, step = restore_arrays(run_dir)
+  state, notes = saved['trainable'], []
   params = flat(state['params'])
   arrays = {f'target/{name}': np.asarray(value) for name, value in params.items()}
   kept = _factored(state['opt_state'])
@@ -77,14 +78,17 @@ def export_decoder_only(
     errors.BundleError: it is no run of a stage, the stage is another network than T5X's, or the checkpoint is
       there already.
   """
-  stage, config, state, step = _read(run_dir)
+  stage, config = _described(run_dir)
   try:
     decoder_only.check_stage(stage, config)
+    saved, step = restore_arrays(run_dir)
+    state = saved['trainable']
     weights = layout.to_unrolled(state['params'], config.layers)
     weights = {name: np.asarray(value) for name, value in flat(weights).items()}
     made = decoder_only.from_stage(weights, stage, config, offset)
   except errors.BundleError as error:
-    raise errors.BundleError(f'{run_dir}: {error}') from error
+    text = str(error)
+    raise errors.BundleError(text if str(run_dir) in text else f'{run_dir}: {text}') from error
   told = decoder_only.settings_of(stage, config, offset)
   notes = ['network.TransformerConfig of it: ' + ', '.join(f'{name}={value}' for name, value in told.items())]
   others = told['vocab_size'] - stage.target.stream.codes
@@ -100,8 +104,8 @@ def export_decoder_only(
   return checkpoint.write(out, step, arrays), [*notes, *_average(state)]
 
 
-def _read(run_dir: epath.PathLike) -> tuple[Stage, TransformerConfig, Any, int]:
-  """(stage, its Transformer's settings, state, step) of a stage's run."""
+def _described(run_dir: epath.PathLike) -> tuple[Stage, TransformerConfig]:
+  """The stage that a run trained, and the settings of its Transformer."""
   path = epath.Path(run_dir) / FILE
   if not is_run(run_dir):
     raise errors.BundleError(f'{run_dir}: no {FILE} there; a run is what v2meow train writes')
@@ -109,9 +113,7 @@ def _read(run_dir: epath.PathLike) -> tuple[Stage, TransformerConfig, Any, int]:
     about = json.loads(path.read_text())
     if about['kind'] != 'stage':
       raise errors.BundleError(f'{run_dir}: this run trained a {about["kind"]}; only a stage can be exported')
-    stage, config = types.stage(about), types.transformer(about)
-  saved, step = restore_arrays(run_dir)
-  return stage, config, saved['trainable'], step
+    return types.stage(about), types.transformer(about)
 
 
 def _average(state: Any) -> list[str]:
