@@ -174,3 +174,18 @@ def test_an_iterator_over_endless_examples_can_be_saved(directory, stage, tmp_pa
   assert [int(next(other)[TOKENS.name][0, 0]) for _ in range(5)] == onward
   wanted = [int(source[n][TOKENS.name][0, 0]) for n in range(10)]
   assert first + onward == wanted
+
+
+def test_a_reading_that_is_to_be_the_same_is_and_examples_tell_their_clip(directory, stage):
+  source = stage_batches(stage, str(directory), 1, 'train', 0).source()
+  task = seqio_tasks.make_task('the_same', {'train': source}, fresh=False, named=True)
+  lengths = seqio_tasks.feature_lengths(stage)
+  ds = task.get_dataset(lengths, 'train', shuffle=False)
+  rows = list(ds.as_numpy_iterator())
+  assert starts(ds) == starts(ds) and len(rows) == 9
+  # The encoder's first token is the clip's number and the elements before the crop.
+  for row in rows:
+    first = int(row['clip'].decode().removeprefix('c')) + round(25 * float(row['start']))
+    assert row[TOKENS.name][0, 0] == first % 50
+  converted = seqio_tasks.StageFeatureConverter(stage)(ds, lengths)
+  assert 'clip' not in converted.element_spec and 'start' not in converted.element_spec

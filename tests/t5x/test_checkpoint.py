@@ -9,7 +9,7 @@ import pytest
 import tensorstore as ts
 from flax import serialization
 
-from v2meow_jax import errors
+from v2meow_jax import cli, errors
 from v2meow_jax.t5x import checkpoint
 
 
@@ -147,6 +147,33 @@ def test_damage_is_told_in_one_sentence(own_model_dir, case):
     found.read(found.arrays)
   text = str(caught.value)
   assert told in text and 'checkpoint_2' in text and '\n' not in text
+
+
+@pytest.mark.parametrize('case', ['a chunk cut', 'an unknown compressor', 'a later version', 'no database'])
+def test_of_damage_nothing_is_made_and_the_exit_status_is_two(own_model_dir, tmp_path, case, capsys):
+  form, damage, told = DAMAGE[case]
+  source = own_model_dir(form)
+  damage(source / 'checkpoint_2')
+  recipe = ('models/tiny.gin', 'tasks/tiny_semantic.gin', 'runs/train_stage.gin')
+  flags = [f'--gin_file={path}' for path in recipe]
+  required = {'DATASET_DIR': '"none"', 'TOTAL_STEPS': 1000, 'BATCH_SIZE': 2, 'PEAK_LEARNING_RATE': 0.1}
+  flags += [f'--gin.{name}={value}' for name, value in required.items()]
+  before = sorted(tmp_path.rglob('*'))
+  assert cli.main(['t5x', 'import', str(source), f'--out={tmp_path / "run"}', *flags]) == 2
+  said = capsys.readouterr().err.strip()
+  assert told in said and '\n' not in said
+  assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_show_lists_arrays_with_their_sizes(model_dirs, tmp_path, capsys):
+  assert cli.main(['t5x', 'show', str(model_dirs['orbax'])]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0].endswith('checkpoint_2: orbax, step 2')
+  row = next(line for line in lines if line.endswith(' target/decoder/layers_0/mlp/wo/kernel'))
+  assert row.split()[:3] == ['float32', '32x16', '2,048']
+  assert lines[-1].startswith('target: 22 arrays, ')
+  assert cli.main(['t5x', 'show', str(tmp_path)]) == 2
+  assert 'no T5X checkpoint' in capsys.readouterr().err
 
 
 def test_what_is_no_checkpoint_is_told(tmp_path):

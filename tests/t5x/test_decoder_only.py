@@ -1,15 +1,18 @@
 """T5X's decoder-only network as a stage: the same logits and loss, or a refusal that says why."""
 
+import contextlib
 import dataclasses
+import json
 import shutil
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from v2meow_jax import errors
+from v2meow_jax import cli, errors
 from v2meow_jax.bundles import read_run
 from v2meow_jax.data.batches import stage_batches
 from v2meow_jax.models import attention
@@ -17,8 +20,9 @@ from v2meow_jax.models.trainable import StageTrainable
 from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.stages import Condition, Stage, Target
 from v2meow_jax.streams import Stream
-from v2meow_jax.t5x import checkpoint, decoder_only, importing
+from v2meow_jax.t5x import checkpoint, decoder_only, exporting, importing
 from v2meow_jax.t5x.importing import Options
+from v2meow_jax.training.checkpoints import Checkpoints
 from v2meow_jax.training.guard import Guard
 
 CONFIG = TransformerConfig(
@@ -164,9 +168,11 @@ def test_tied_embeddings_become_a_head_of_their_own(model_dirs, expected, tmp_pa
   head = whole.pop(f'target/{decoder_only.LOGITS}')
   # A table whose transpose, divided by the root of the width, is that head.
   whole[f'target/{decoder_only.EMBEDDING}'] = np.ascontiguousarray(head.T) * 4
-  imported(
+  whole['flax_mutables/batch_stats/mean'] = np.zeros(3, np.float32)
+  lines = imported(
     written(tmp_path / 'model', whole), tmp_path / 'run', options=Options(activations=('gelu', 'linear'))
   )
+  assert any(line.startswith('1 arrays of flax_mutables are left') for line in lines)
   weights = read_run(tmp_path / 'run').weights
   np.testing.assert_array_equal(weights['head'][0], head)
   np.testing.assert_array_equal(weights['embedding'][0], head.T * 4)
@@ -186,3 +192,79 @@ def test_a_run_that_is_there_is_left_alone(model_dirs, tmp_path):
     imported(model_dirs['msgpack'], tmp_path / 'run')
   assert sorted(path.name for path in (tmp_path / 'run').iterdir()) == before
   shutil.rmtree(tmp_path / 'run')
+
+
+def test_an_imported_run_goes_back_bit_for_bit(model_dirs, tmp_path):
+  imported(model_dirs['msgpack'], tmp_path / 'run')
+  path, notes = exporting.export_decoder_only(tmp_path / 'run', tmp_path / 'back')
+  assert 'vocab_size=24' in notes[0] and 'optimizer' in notes[1] and len(notes) == 2
+  found, whole = checkpoint.read(path), target_of(model_dirs)
+  back = found.read([name for name in found.arrays if name.startswith('target/')])
+  assert set(back) == set(whole)
+  for name, value in whole.items():
+    assert (back[name].dtype, back[name].tobytes()) == (value.dtype, value.tobytes()), name
+
+
+def own_run(path, stage, **changed):
+  """A run with random parameters, that no T5X has seen."""
+  made, rng = trainable(stage, **changed), np.random.default_rng(3)
+  shapes = nn.unbox(jax.eval_shape(made.init, jax.random.key(0), stage.empty_batch()))
+  state = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), shapes)
+  path.mkdir()
+  with contextlib.closing(Checkpoints(path)) as saved:
+    saved.save(7, {'trainable': state, 'guard': Guard().init()}, 0, made.layout)
+  (path / 'model.json').write_text(json.dumps(made.describe()))
+  return made
+
+
+TWO = Stage('two', (), Target(Stream('audio/acoustic', 'tokens', 6, 2, 12)), 1)
+
+
+def test_a_stage_of_ours_comes_back_from_t5xs_names_bit_for_bit(tmp_path):
+  made = own_run(tmp_path / 'run', TWO, scan_layers=True)
+  with pytest.raises(errors.BundleError, match='--token_offset=1'):
+    exporting.export_decoder_only(tmp_path / 'run', tmp_path / 'model')
+  assert not (tmp_path / 'model').exists()
+  path, notes = exporting.export_decoder_only(tmp_path / 'run', tmp_path / 'model', offset=3)
+  assert path.name == 'checkpoint_7' and any('15 tokens that are not of the level' in note for note in notes)
+  table = checkpoint.read(path).read([f'target/{decoder_only.EMBEDDING}'])
+  assert table[f'target/{decoder_only.EMBEDDING}'].shape == (27, 16)
+  imported(path, tmp_path / 'back', made, Options(activations=('gelu', 'linear'), offset=3))
+  before, after = (read_run(tmp_path / name).weights for name in ('run', 'back'))
+  jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+KEPT_BACK = {
+  'conditions': (Stage('c', (Condition(MOTION),), Target(TOKENS), 1), {}, 'conditions (video/motion)'),
+  'a delay': (
+    Stage('d', (), Target(Stream('audio/acoustic', 'tokens', 6, 2, 8), pattern='delay'), 1), {}, "'delay'",
+  ),
+  'rotary positions': (
+    STAGE, dict(positions='rope', causal_buckets=False), "TransformerConfig.positions='relative' ",
+  ),
+  'buckets after the query': (STAGE, dict(causal_buckets=False), 'TransformerConfig.causal_buckets=True'),
+  'normalised queries': (STAGE, dict(qk_norm=True), 'TransformerConfig.qk_norm=False'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', KEPT_BACK)
+def test_a_stage_that_t5x_would_read_as_another_network_is_refused(tmp_path, case, capsys):
+  stage, changed, told = KEPT_BACK[case]
+  (tmp_path / 'run').mkdir()
+  about = trainable(stage, **changed).describe()
+  (tmp_path / 'run' / 'model.json').write_text(json.dumps(about))
+  argv = ['t5x', 'export', str(tmp_path / 'run'), f'--out={tmp_path / "model"}', '--decoder_only']
+  assert cli.main(argv) == 2
+  said = capsys.readouterr().err.strip()
+  assert told in said and '\n' not in said and str(tmp_path / 'run') in said
+  assert not (tmp_path / 'model').exists()
+
+
+@pytest.mark.parametrize(
+  'flags',
+  [['--token_offset=1'], ['--decoder_only', '--summed_tokens=4'], ['--decoder_only', '--token_offset=-1']],
+)
+def test_options_that_do_not_go_together_are_refused(tmp_path, flags, capsys):
+  with pytest.raises(SystemExit, match='2'):
+    cli.main(['t5x', 'export', str(tmp_path), f'--out={tmp_path / "model"}', *flags])
+  assert '--token_offset' in capsys.readouterr().err or '--summed_tokens' in flags[-1]

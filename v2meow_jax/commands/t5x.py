@@ -35,6 +35,13 @@ def _positive(text: str) -> float:
   return value
 
 
+def _count(text: str) -> int:
+  value = terminal.number(text)
+  if value < 0 or value != int(value):
+    raise argparse.ArgumentTypeError(f'{text} is not a whole number from 0 on')
+  return int(value)
+
+
 def _show(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(
     prog='v2meow t5x show', description="a checkpoint's arrays and their sizes"
@@ -71,7 +78,7 @@ def _import(argv: list[str]) -> int:
     help="of T5X's decoder-only network, such as gelu,linear; by default as config.gin beside it says",
   )
   parser.add_argument(
-    '--token_offset', type=int, default=0, help="of T5X's decoder-only network: the token that is code 0"
+    '--token_offset', type=_count, default=0, help="of T5X's decoder-only network: the token that is code 0"
   )
   _add_summed(parser, "by default as T5X's config.gin says")
   args = configuration.parse(parser, argv)
@@ -100,8 +107,24 @@ def _export(argv: list[str]) -> int:
   parser.add_argument('run', type=epath.Path, help="a stage's run")
   parser.add_argument('--out', type=terminal.local_path, required=True, help='a model_dir of T5X')
   _add_summed(parser, 'by default 1, a mean')
+  parser.add_argument(
+    '--decoder_only', action='store_true', help="as T5X's own decoder-only network, where the stage is one"
+  )
+  parser.add_argument(
+    '--token_offset',
+    type=_count,
+    metavar='TOKEN',
+    help="with --decoder_only, the token that is to be code 0; those before it are T5X's own",
+  )
   args = parser.parse_args(argv)
-  path, notes = exporting.export(args.run, args.out, args.summed_tokens or 1.0)
+  if args.decoder_only:
+    if args.summed_tokens is not None:
+      parser.error('--summed_tokens scales what Adafactor keeps, which --decoder_only leaves behind')
+    path, notes = exporting.export_decoder_only(args.run, args.out, args.token_offset or 0)
+  else:
+    if args.token_offset is not None:
+      parser.error('--token_offset is for --decoder_only')
+    path, notes = exporting.export(args.run, args.out, args.summed_tokens or 1.0)
   for note in notes:
     terminal.say(f'note: {note}')
   found = checkpoint.read(path)

@@ -5,7 +5,8 @@ shuffle buffer has to be saved. `SeqioBatches` gives the very batches that `Clip
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
@@ -27,8 +28,8 @@ class ClipSource(seqio.DataSource):
   shards, shard h has the examples with n mod H = h.
 
   SeqIO repeats a source by reading it again, so each reading goes on with the epoch after the last: its
-  clips come in another order and with other crops. Nothing says how many examples there are, for SeqIO keeps
-  a source that is known to be small in memory, crops included.
+  clips come in another order and with other crops, unless it is told otherwise. Nothing says how many
+  examples there are, for SeqIO keeps a source that is known to be small in memory, crops included.
 
   Args:
     sources: by split.
@@ -36,6 +37,9 @@ class ClipSource(seqio.DataSource):
     share: (batch size, rows) where of each batch only some rows are wanted: a host's part.
     epochs: epochs of one reading, for all splits or by split; None: without end, which needs no `num_epochs`,
       keeps no count, and so can be part of a saved iterator of tf.data.
+    fresh: whether a reading goes on where the last one ended. False: every reading is the first, as
+      programs need that read the same examples several times, and it keeps no count.
+    named: whether examples also have `clip`, the clip's id, and `start`, the crop's in it in seconds.
   """
 
   def __init__(
@@ -44,6 +48,9 @@ class ClipSource(seqio.DataSource):
     start: int = 0,
     epochs: int | Mapping[str, int | None] | None = 1,
     share: tuple[int, tuple[int, ...]] = (1, (0,)),
+    *,
+    fresh: bool = True,
+    named: bool = False,
   ):
     super().__init__(
       splits=tuple(sources),
@@ -52,6 +59,7 @@ class ClipSource(seqio.DataSource):
       performs_internal_shuffling=True,
     )
     self._sources, self._start, self._share = dict(sources), start, share
+    self._fresh, self._named = fresh, named
     self._epochs = epochs if isinstance(epochs, Mapping) else dict.fromkeys(sources, epochs)
 
   @property
@@ -86,9 +94,16 @@ class ClipSource(seqio.DataSource):
         values.append(example[f'{stream.name}/offset'][None])
       return values
 
+    def name(n):
+      clip, start = source.place(int(n))
+      return source.dataset.clips[clip].id, np.float32(start)
+
     def restore(n):
       values = tf.numpy_function(fetch, [n], dtypes, stateful=False)
       example = {}
+      if self._named:
+        clip, start = tf.numpy_function(name, [n], [tf.string, tf.float32], stateful=False)
+        example = {'clip': tf.ensure_shape(clip, ()), 'start': tf.ensure_shape(start, ())}
       for stream, elements, offset in zip(streams, values[::2], values[1::2], strict=True):
         example[stream.name] = tf.ensure_shape(elements, (None, stream.width))
         example[f'{stream.name}/offset'] = tf.ensure_shape(offset, (1,))
@@ -108,7 +123,10 @@ class ClipSource(seqio.DataSource):
     batch_size = self._share[0]
     if epochs is None:
       return tf.data.Dataset.range(self._start, FOREVER, batch_size)
-    readings, length = itertools.count(), epochs * clips
+    length = epochs * clips
+    if not self._fresh:
+      return tf.data.Dataset.range(self._start, self._start + length, batch_size)
+    readings = itertools.count()
 
     def begun():
       return np.int64(self._start + next(readings) * length)
@@ -146,14 +164,25 @@ def make_task(
   start: int = 0,
   epochs: int | Mapping[str, int | None] | None = 1,
   share: tuple[int, tuple[int, ...]] = (1, (0,)),
+  *,
+  fresh: bool = True,
+  named: bool = False,
+  metric_fns: Sequence[Callable[..., Mapping[str, Any]]] = (),
 ) -> seqio.Task:
-  """A task over the streams of the sources; `seqio.TaskRegistry.add_provider` makes it known by its name."""
+  """A task over the streams of the sources; `seqio.TaskRegistry.add_provider` makes it known by its name.
+
+  Args:
+    name: of the task.
+    sources, start, epochs, share, fresh, named: see `ClipSource`.
+    metric_fns: what SeqIO's evaluator computes; see `seqio.Task`.
+  """
   streams = next(iter(sources.values())).dataset.streams
   return seqio.Task(
     name,
-    ClipSource(sources, start, epochs, share),
+    ClipSource(sources, start, epochs, share, fresh=fresh, named=named),
     output_features(streams),
     preprocessors=[],
+    metric_fns=metric_fns,
     shuffle_buffer_size=None,
   )
 

@@ -1,4 +1,4 @@
-"""T5X's decoder-only network as a stage's: what is equal is converted exactly, the rest refused by name.
+"""T5X's decoder-only network as a stage, and a stage as it: converted exactly, or refused by name.
 
 The network is that of t5x/examples/decoder_only/network.py. It and a stage with relative positions differ so:
 
@@ -34,6 +34,11 @@ GATED = {'gate/kernel': 'mlp/wi_0/kernel', 'up/kernel': 'mlp/wi_1/kernel'}
 PLAIN = {'up/kernel': 'mlp/wi/kernel'}
 # T5X's `mlp_activations`, which no checkpoint holds -> whether a stage's feed-forward layer is gated.
 ACTIVATIONS = {('gelu', 'linear'): True, ('gelu',): False}
+# What a stage's Transformer must have to be T5X's.
+SETTINGS = {
+  'positions': 'relative', 'causal_buckets': True, 'time_aligned': False, 'qk_norm': False,
+  'transposed': False,
+}  # fmt: skip
 
 EMBEDDING = 'decoder/token_embedder/embedding'
 LOGITS = 'decoder/logits_dense/kernel'
@@ -139,25 +144,25 @@ def check(
     raise errors.BundleError(
       f'its heads are {network.joined} wide in all and its embeddings {network.width}; a stage has one width'
     )
-  wanted = {
-    'layers': network.layers, 'width': network.width, 'heads': network.heads, 'mlp': network.mlp,
-    'gated': network.gated, 'positions': 'relative', 'causal_buckets': True, 'time_aligned': False,
-    'qk_norm': False,
-  }  # fmt: skip
-  differ = {name: value for name, value in wanted.items() if getattr(config, name) != value}
+  sizes = {name: getattr(network, name) for name in ('layers', 'width', 'heads', 'mlp', 'gated')}
+  differ = {name: value for name, value in (sizes | SETTINGS).items() if getattr(config, name) != value}
   if differ:
     told = ' '.join(f'--gin.TransformerConfig.{name}={value!r}' for name, value in differ.items())
     raise errors.BundleError(f'this stage is another network; it would be the same with {told}')
+  _check_pattern(stage)
   target = stage.target
-  if target.pattern != 'flatten':
-    raise errors.BundleError(
-      f'the target has pattern {target.pattern!r}, whose steps hold several tokens; T5X has one a step'
-    )
   needed = offset + target.depth * target.stream.codes
   if not offset >= 0 or needed > network.vocabulary:
     raise errors.BundleError(
       f'its vocabulary has {network.vocabulary} tokens; {target.depth} levels of {target.stream.codes} codes '
       f'from token {offset} on are {needed}'
+    )
+
+
+def _check_pattern(stage: Stage) -> None:
+  if stage.target.pattern != 'flatten':
+    raise errors.BundleError(
+      f'the target has pattern {stage.target.pattern!r}, whose steps hold several tokens; T5X has one a step'
     )
 
 
@@ -193,3 +198,82 @@ def to_stage(
   made['embedding'] = table[rows].reshape(depth, codes, -1)
   made['head'] = np.ascontiguousarray(np.moveaxis(head[:, rows].reshape(-1, depth, codes), 1, 0))
   return made
+
+
+def check_stage(stage: Stage, config: TransformerConfig) -> None:
+  """Refuses a stage that is another network than T5X's.
+
+  Raises:
+    errors.BundleError: what T5X's has no place for, by its name.
+  """
+  differ = {name: value for name, value in SETTINGS.items() if getattr(config, name) != value}
+  if differ:
+    told = ' '.join(f'TransformerConfig.{name}={value!r}' for name, value in differ.items())
+    raise errors.BundleError(f"T5X's decoder-only network is another; it is that of a stage with {told}")
+  if stage.conditions:
+    told = ', '.join(condition.stream.name for condition in stage.conditions)
+    raise errors.BundleError(f"the stage has conditions ({told}), and T5X's decoder-only network has none")
+  _check_pattern(stage)
+
+
+def from_stage(
+  weights: Mapping[str, np.ndarray], stage: Stage, config: TransformerConfig, offset: int = 0
+) -> dict[str, np.ndarray]:
+  """T5X's arrays of a stage; call `check_stage` first. Inverse of `to_stage` of a head of its own.
+
+  Tokens before `offset` are T5X's alone: the first is what a sequence begins with, and the others are zeros.
+  T5X's logits of all others are the stage's.
+
+  Args:
+    weights: of the stage, its layers unrolled.
+    stage, config: of them.
+    offset: the token that is to be code 0 of the target's first level.
+
+  Raises:
+    errors.BundleError: there is an array that T5X has no place for, or what a sequence begins with cannot be
+      token 0.
+  """
+  made, left = {}, set(weights) - {'first', 'embedding', 'head', 'transformer/relative_bias'}
+  scale = np.sqrt(config.width / config.heads)
+  for number in range(config.layers):
+    for ours, theirs in layer_names(number, config.gated).items():
+      made[theirs] = weights[ours]
+      if ours.endswith('query/kernel'):
+        made[theirs] = (weights[ours].astype(np.float64) / scale).astype(weights[ours].dtype)
+      left.discard(ours)
+  made['decoder/decoder_norm/scale'] = weights['transformer/norm/scale']
+  left.discard('transformer/norm/scale')
+  if left:
+    raise errors.BundleError(f"T5X's decoder-only network has no place for {min(left)}")
+  made[BIAS] = np.ascontiguousarray(weights['transformer/relative_bias'].T)
+  width, kind = config.width, weights['embedding'].dtype
+  table = weights['embedding'].reshape(-1, width)
+  head = np.moveaxis(weights['head'], 0, 1).reshape(width, -1)
+  if offset:
+    # Beginning, padding and end of T5X's vocabularies, of which a stage has only the first.
+    before = np.zeros((offset, width), kind)
+    before[0] = weights['first']
+    table = np.concatenate([before, table])
+    head = np.concatenate([np.zeros((width, offset), kind), head], 1)
+  elif not np.array_equal(table[0], weights['first']):
+    raise errors.BundleError(
+      "T5X's sequences begin with token 0, and this stage's with another vector than its code 0 has; add "
+      '--token_offset=1, which makes it a token of its own'
+    )
+  made[EMBEDDING], made[LOGITS] = table, np.ascontiguousarray(head)
+  return made
+
+
+def settings_of(stage: Stage, config: TransformerConfig, offset: int) -> dict[str, Any]:
+  """T5X's `network.TransformerConfig` of what `from_stage` makes, by its names."""
+  activations = next(names for names, gated in ACTIVATIONS.items() if gated == config.gated)
+  return {
+    'vocab_size': offset + stage.target.depth * stage.target.stream.codes,
+    'emb_dim': config.width,
+    'num_heads': config.heads,
+    'num_layers': config.layers,
+    'head_dim': config.width // config.heads,
+    'mlp_dim': config.mlp,
+    'mlp_activations': activations,
+    'logits_via_embedding': False,
+  }

@@ -1,4 +1,4 @@
-"""A run of a stage as a T5X checkpoint."""
+"""A run of a stage as a T5X checkpoint: of the stage itself, or of T5X's decoder-only network."""
 
 import dataclasses
 import json
@@ -13,8 +13,11 @@ from etils import epath
 from v2meow_jax import errors
 from v2meow_jax.bundles import is_run, types
 from v2meow_jax.bundles.saved_run import FILE
+from v2meow_jax.models import layout
 from v2meow_jax.models.trainable import StageTrainable
-from v2meow_jax.t5x import checkpoint, param_states
+from v2meow_jax.models.transformer import TransformerConfig
+from v2meow_jax.stages import Stage
+from v2meow_jax.t5x import checkpoint, decoder_only, param_states
 from v2meow_jax.t5x.checkpoint import flat
 from v2meow_jax.training.checkpoints import restore_arrays
 
@@ -42,14 +45,7 @@ def export(run_dir: epath.PathLike, out: epath.PathLike, summed: float = 1.0) ->
   Raises:
     errors.BundleError: it is no run of a stage, or the checkpoint is there already.
   """
-  path = epath.Path(run_dir) / FILE
-  if not is_run(run_dir):
-    raise errors.BundleError(f'{run_dir}: no {FILE} there; a run is what v2meow train writes')
-  with errors.translated(errors.BundleError, f'{path}: damaged'):
-    about = json.loads(path.read_text())
-    if about['kind'] != 'stage':
-      raise errors.BundleError(f'{run_dir}: this run trained a {about["kind"]}; only a stage can be exported')
-    stage, config = types.stage(about), types.transformer(about)
+  stage, config = _described(run_dir)
   saved, step = restore_arrays(run_dir)
   state, notes = saved['trainable'], []
   params = flat(state['params'])
@@ -62,9 +58,66 @@ def export(run_dir: epath.PathLike, out: epath.PathLike, summed: float = 1.0) ->
     axes = axes_of(StageTrainable(stage, config, optax.identity()), stage.empty_batch())
     moments = param_states.to_t5x(kept, params, axes, summed)
     arrays |= {f'state/param_states/{name}': value for name, value in moments.items()}
-  if 'ema' in state:
-    notes.append('the moving average of the parameters stays behind; T5X keeps none')
-  return checkpoint.write(out, step, arrays), notes
+  return checkpoint.write(out, step, arrays), [*notes, *_average(state)]
+
+
+def export_decoder_only(
+  run_dir: epath.PathLike, out: epath.PathLike, offset: int = 0
+) -> tuple[epath.Path, list[str]]:
+  """Writes a stage's run as a checkpoint of T5X's decoder-only network; `import_run` is the way back.
+
+  Args:
+    run_dir: of the run.
+    out: a model_dir of T5X; made where there is none.
+    offset: the token that is to be code 0 of the target's first level; see `decoder_only.from_stage`.
+
+  Returns:
+    The checkpoint's folder, and what is to be said of it.
+
+  Raises:
+    errors.BundleError: it is no run of a stage, the stage is another network than T5X's, or the checkpoint is
+      there already.
+  """
+  stage, config = _described(run_dir)
+  try:
+    decoder_only.check_stage(stage, config)
+    saved, step = restore_arrays(run_dir)
+    state = saved['trainable']
+    weights = layout.to_unrolled(state['params'], config.layers)
+    weights = {name: np.asarray(value) for name, value in flat(weights).items()}
+    made = decoder_only.from_stage(weights, stage, config, offset)
+  except errors.BundleError as error:
+    text = str(error)
+    raise errors.BundleError(text if str(run_dir) in text else f'{run_dir}: {text}') from error
+  told = decoder_only.settings_of(stage, config, offset)
+  notes = ['network.TransformerConfig of it: ' + ', '.join(f'{name}={value}' for name, value in told.items())]
+  others = told['vocab_size'] - stage.target.stream.codes
+  if others:
+    notes.append(
+      f"logits are the stage's, but T5X's softmax also counts the {others} tokens that are not of the level "
+      'that comes next: its losses are higher, and it may draw them'
+    )
+  if np.sqrt(config.width / config.heads) not in 2.0 ** np.arange(16):
+    notes.append('queries were divided by a root that is no power of two, and so rounded once')
+  notes.append('the state of the optimizer stays behind, as the tables of T5X are others')
+  arrays = {f'target/{name}': value for name, value in made.items()}
+  return checkpoint.write(out, step, arrays), [*notes, *_average(state)]
+
+
+def _described(run_dir: epath.PathLike) -> tuple[Stage, TransformerConfig]:
+  """The stage that a run trained, and the settings of its Transformer."""
+  path = epath.Path(run_dir) / FILE
+  if not is_run(run_dir):
+    raise errors.BundleError(f'{run_dir}: no {FILE} there; a run is what v2meow train writes')
+  with errors.translated(errors.BundleError, f'{path}: damaged'):
+    about = json.loads(path.read_text())
+    if about['kind'] != 'stage':
+      raise errors.BundleError(f'{run_dir}: this run trained a {about["kind"]}; only a stage can be exported')
+    return types.stage(about), types.transformer(about)
+
+
+def _average(state: Any) -> list[str]:
+  return ['the moving average of the parameters stays behind; T5X keeps none'] if 'ema' in state else []
 
 
 def _factored(state: Any) -> optax.FactoredState | None:

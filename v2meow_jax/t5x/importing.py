@@ -104,7 +104,9 @@ def import_run(
     summed = _summed(source, trainable, batches) if options.summed is None else options.summed
     step, told = _take_moments(source, target, trainable, state, batch, report, summed)
   _save(out, trainable, batches, state, step, step * batches.batch_size)
-  return [*report.lines(), told, f'{out}: step {step}, example {step * batches.batch_size} comes next']
+  mutables = source.part('flax_mutables')
+  left = [f'{len(mutables)} arrays of flax_mutables are left, as a stage has none'] if mutables else []
+  return [*report.lines(), *left, told, f'{out}: step {step}, example {step * batches.batch_size} comes next']
 
 
 @contextlib.contextmanager

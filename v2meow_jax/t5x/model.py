@@ -55,7 +55,10 @@ class StageModel(models.BaseModel):
     z_loss: weight of the squared logarithm of the softmax's denominator.
     label_smoothing: share of the probability that is spread over all codes.
     loss_normalizing_factor: what the sum is divided by; see T5X's `losses`. None: nothing.
-    sampling: how `predict_batch` draws tokens.
+    sampling: how `predict_batch` draws tokens, of one crop at a time.
+
+  Raises:
+    errors.ConfigError: the sampling has guidance, which is not done here.
   """
 
   def __init__(
@@ -70,6 +73,8 @@ class StageModel(models.BaseModel):
     sampling: Sampling | None = None,
   ):
     super().__init__(optimizer_def)
+    if sampling is not None and sampling.guidance:
+      raise errors.ConfigError('Sampling.guidance is not done under T5X; v2meow generate does it')
     self.trainable = StageTrainable(stage, config, optax.identity())
     self.FEATURE_CONVERTER_CLS = tasks.converter(stage)
     self._partitioner, self._sampling = partitioner, sampling or Sampling()
@@ -86,8 +91,13 @@ class StageModel(models.BaseModel):
   ) -> Mapping[str, Any]:
     """Parameters, and under `params_axes` the logical axes of each."""
     del input_types  # a stage's batch has the types that it has
-    shapes = self.trainable.stage.empty_batch()
-    batch = {name: jnp.zeros(input_shapes[name], value.dtype) for name, value in shapes.items()}
+    stage = self.trainable.stage
+    # SeqIO's evaluator tells no shapes of what is one number an example.
+    rows = (input_shapes[stage.target.stream.name][0],)
+    batch = {
+      name: jnp.zeros(input_shapes.get(name, rows), value.dtype)
+      for name, value in stage.empty_batch().items()
+    }
     boxed = self.trainable.init(rng, batch)['params']
     axes = {f'{name}_axes': AxisMetadata(box.names) for name, box in flat(boxed).items()}
     return core.freeze({'params': nn.unbox(boxed), 'params_axes': nested(axes)})
