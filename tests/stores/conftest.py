@@ -5,7 +5,7 @@ import pytest
 import servers
 
 
-@pytest.fixture(scope='module', params=['s3', 'gs'])
+@pytest.fixture(scope='module', params=['s3', pytest.param('gs', marks=pytest.mark.slow)])
 def bucket(request):
   """(address, proxy) of a running object store; the environment points to it."""
   pytest.importorskip({'s3': 's3fs', 'gs': 'gcsfs'}[request.param], reason='an extra')
