@@ -176,6 +176,27 @@ def test_four_processes_then_two_then_one_see_the_examples_that_would_have_come(
 LOSSES = [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
 
 
+JOINED = """
+import os, signal, sys, time
+from v2meow_jax import terminal
+from v2meow_jax.training import distributed
+def main(arguments):
+  distributed.initialize(False, sys.argv[1], 1, 0)
+  time.sleep(1)  # by when a listener of JAX's own would have settled
+  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(10)
+sys.exit(terminal.run(main, [], terminal.AGAIN))
+"""
+
+
+def test_a_signal_between_joining_and_the_first_step_is_heard():
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+  done = subprocess.run([sys.executable, '-c', JOINED, address], capture_output=True, text=True)
+  assert done.returncode == 75, done.stderr
+
+
 @pytest.mark.parametrize('number', LOSSES, ids=['dies', 'hangs'])
 def test_a_process_that_is_lost_ends_the_run_in_time_and_it_can_go_on(number, small_dataset, tmp_path):
   run = tmp_path / 'run'

@@ -47,5 +47,5 @@ def main(argv: list[str]) -> int:
     return 0
 
   if liveness is not None:
-    liveness.finish(terminal.run(work, []))
+    liveness.finish(terminal.run(work, [], terminal.AGAIN))
   return work(None)

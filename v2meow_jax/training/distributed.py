@@ -48,6 +48,8 @@ def initialize(
       raise errors.ConfigError(f'--process_index {process_index} is not below {process_count} processes')
   elif not multiprocess:
     return None
+  # Its listener would take SIGTERM for itself, at a moment of its own, and nobody here would be told.
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
       coordinator_address,
