@@ -10,47 +10,51 @@ every logged loss is the same, how often examples were read, and the goodput.
 """
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import os
 import pathlib
 import random
 import signal
 import socket
-import subprocess
 import sys
 import time
 
 import jax
 import numpy as np
 
-from v2meow_jax import terminal
+from v2meow_jax import cli, terminal
 from v2meow_jax.data import preparation, table
 from v2meow_jax.data.batches import ClipBatches
+from v2meow_jax.data.crops import CropSource
 from v2meow_jax.streams import Stream
 from v2meow_jax.training.checkpoints import restore_arrays
 
 BATCH, DEVICES = 8, 4
+EVERY = 5  # steps between checkpoints
 KINDS = ('kill one', 'kill all', 'SIGTERM', 'SIGINT', 'damage')
 STREAMS = (Stream('video/motion', 'embedding', 4, 14), Stream('audio/semantic', 'tokens', 25, 1, 16))
-# What a process of the run is: `v2meow train`, which notes what it reads. TensorFlow is hidden, as it takes
-# seconds to import and nothing here needs it.
-PROGRAM = """
-import sys
-from importlib.machinery import PathFinder
-found, gone = PathFinder.find_spec, ('tensorflow', 'seqio', 'tensorflow_datasets', 'tensorboard')
-hidden = lambda name, *rest: None if name.partition('.')[0] in gone else found(name, *rest)
-PathFinder.find_spec = staticmethod(hidden)
-from v2meow_jax import cli
-from v2meow_jax.data.crops import CropSource
-read = CropSource.__getitem__
-def noted(self, n):
-  if self.dataset.clips[0].split == 'train':
-    with open(sys.argv[1], 'a') as file:
-      file.write(f'{n} {" ".join(map(str, self.place(n)))}\\n')
-  return read(self, n)
-CropSource.__getitem__ = noted
-sys.exit(cli.main(['train', *sys.argv[2:]]))
-"""
+# What the processes of a run import, once for all of them: each start would else take seconds of it.
+PRELOADED = ['v2meow_jax.commands.train', 'v2meow_jax.experiment.experiment', 'v2meow_jax.data.crops']
+
+
+def train(arguments: list[str], reads: pathlib.Path, told: pathlib.Path) -> None:
+  """What a process of the run is: `v2meow train`, which notes what it reads."""
+  with open(told, 'a') as file:
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  read = CropSource.__getitem__
+
+  def noted(self, n):
+    if self.dataset.clips[0].split == 'train':
+      with open(reads, 'a') as file:
+        file.write(f'{n} {" ".join(map(str, self.place(n)))}\n')
+    return read(self, n)
+
+  CropSource.__getitem__ = noted
+  sys.exit(cli.main(['train', *arguments]))
 
 
 class Synthetic:
@@ -83,36 +87,31 @@ class Started:
     with socket.socket() as free:
       free.bind(('localhost', 0))
       port = free.getsockname()[1]
-    flags = f'--xla_force_host_platform_device_count={DEVICES // args.processes}'
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(PRELOADED)
     settings = [
       '--gin_file=recipes/tiny_semantic.gin', f'--gin.MODEL_DIR="{run}"',
       f'--gin.DATASET_DIR="{args.out / "data"}"', '--gin.semantic/Stream.codes=16',
       '--gin.TransformerConfig.layers=1', '--gin.TransformerConfig.width=12',
       '--gin.TransformerConfig.mlp=16',
       '--gin.SEMANTIC_CROP=2', f'--gin.BATCH_SIZE={BATCH}', '--gin.WARMUP_STEPS=2',
-      f'--gin.TOTAL_STEPS={args.steps}', '--gin.Settings.checkpoint_every=10', '--gin.Settings.log_every=1',
+      f'--gin.TOTAL_STEPS={args.steps}', f'--gin.Settings.checkpoint_every={EVERY}', '--gin.Settings.log_every=1',
       '--gin.Settings.eval_every=100', '--gin.Settings.eval_steps=1', '--gin.Settings.keep=3',
     ]  # fmt: skip
     self.processes, self.told = [], reads.with_suffix('.errors')
-    with open(self.told, 'a') as told:
-      for index in range(args.processes):
-        many = [
-          f'--coordinator_address=localhost:{port}', f'--process_count={args.processes}',
-          f'--process_index={index}', '--heartbeat_seconds=8',
-        ]  # fmt: skip
-        command = [sys.executable, '-c', PROGRAM, reads.with_suffix(f'.{index}'), *settings]
-        self.processes.append(
-          subprocess.Popen(
-            [*command, *(many if args.processes > 1 else ())],
-            stdout=told,
-            stderr=told,
-            env=os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
-          )
-        )
+    for index in range(args.processes):
+      many = [
+        f'--coordinator_address=localhost:{port}', f'--process_count={args.processes}',
+        f'--process_index={index}', '--heartbeat_seconds=8',
+      ]  # fmt: skip
+      arguments = [*settings, *(many if args.processes > 1 else ())]
+      process = context.Process(target=train, args=(arguments, reads.with_suffix(f'.{index}'), self.told))
+      process.start()
+      self.processes.append(process)
 
   def ended(self) -> list[int] | None:
     """Exit statuses, once all have ended."""
-    found = [process.poll() for process in self.processes]
+    found = [process.exitcode for process in self.processes]
     return None if None in found else [status for status in found if status is not None]
 
   def wait(self, seconds: float = 300.0) -> list[int]:
@@ -165,7 +164,9 @@ def disturb(started: Started, run: pathlib.Path, rng: random.Random) -> str:
     for process in started.processes:
       process.kill()
   else:
-    one.send_signal({'kill one': signal.SIGKILL, 'SIGTERM': signal.SIGTERM, 'SIGINT': signal.SIGINT}[kind])
+    number = {'kill one': signal.SIGKILL, 'SIGTERM': signal.SIGTERM, 'SIGINT': signal.SIGINT}[kind]
+    with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+      os.kill(one.pid, number)
   started.wait()
   return kind
 
@@ -181,7 +182,7 @@ def soak(args: argparse.Namespace) -> tuple[list[str], int]:
       starts += 1
       if len(done) < args.disturbances:
         # Some come before the first step, most after a checkpoint or two.
-        until = progress(run) + 10 * rng.choice((0, 1, 1, 2))
+        until = progress(run) + EVERY * rng.choice((0, 1, 1, 2))
         early = time.monotonic() + rng.uniform(1, 12)
         while started.ended() is None and progress(run) < until:
           time.sleep(0.05)
@@ -235,10 +236,14 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--out', type=pathlib.Path, required=True, help='a folder to be made')
   parser.add_argument('--disturbances', type=int, default=200)
   parser.add_argument('--processes', type=int, default=2, choices=(1, 2, 4))
-  parser.add_argument('--steps', type=int, default=4000)
+  parser.add_argument('--steps', type=int, default=1200)
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args(argv)
   args.out = args.out.resolve()
+  os.environ |= {
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={DEVICES // args.processes}',
+    'JAX_PLATFORMS': 'cpu',
+  }
   make_dataset(args.out / 'data')
   began = time.monotonic()
   statuses = Started(args, args.out / 'undisturbed', args.out / 'undisturbed_reads').wait(3600)
