@@ -29,6 +29,7 @@ second/Step.arguments = ('{kind}', '{first}')
 """
 
 
+@pytest.mark.slow
 def test_a_pipeline_runs_to_its_page_and_what_fails_is_told(tmp_path):
   (tmp_path / 'mine.gin').write_text(QUICK)
   done = run('mine.gin', '--out=made', '--jobs=2', cwd=tmp_path)

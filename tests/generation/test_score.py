@@ -166,6 +166,7 @@ def test_the_estimate_counts_the_steps_that_are_run(pipeline, requests, monkeypa
   assert 'about' in str(told) and 'semantic' in str(told)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32(small_bundle, demo_clip):
 
   pipelines = [Pipeline.load(small_bundle, dtype=dtype) for dtype in ('float32', 'bfloat16')]
@@ -258,7 +259,7 @@ def logits_of(runner, rows, each=None):
   return np.concatenate([apply({'params': runner.params}, part) for part in parts])
 
 
-@pytest.mark.parametrize('place', range(3))
+@pytest.mark.parametrize('place', [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_logits_do_not_depend_on_the_batch_size(pipeline, place):
   runner = pipeline.stages[place]
   together = logits_of(runner, rows=8)
