@@ -44,7 +44,6 @@ def train(arguments: list[str], reads: pathlib.Path, told: pathlib.Path) -> None
   with open(told, 'a') as file:
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
-  signal.signal(signal.SIGINT, signal.default_int_handler)
   read = CropSource.__getitem__
 
   def noted(self, n):
@@ -95,8 +94,8 @@ class Started:
       '--gin.TransformerConfig.layers=1', '--gin.TransformerConfig.width=12',
       '--gin.TransformerConfig.mlp=16',
       '--gin.SEMANTIC_CROP=2', f'--gin.BATCH_SIZE={BATCH}', '--gin.WARMUP_STEPS=2',
-      f'--gin.TOTAL_STEPS={args.steps}', f'--gin.Settings.checkpoint_every={EVERY}', '--gin.Settings.log_every=1',
-      '--gin.Settings.eval_every=100', '--gin.Settings.eval_steps=1', '--gin.Settings.keep=3',
+      f'--gin.TOTAL_STEPS={args.steps}', f'--gin.Settings.checkpoint_every={EVERY}',
+      '--gin.Settings.log_every=1', '--gin.Settings.eval_every=100', '--gin.Settings.eval_steps=1', '--gin.Settings.keep=3',
     ]  # fmt: skip
     self.processes, self.told = [], reads.with_suffix('.errors')
     for index in range(args.processes):
@@ -175,12 +174,12 @@ def soak(args: argparse.Namespace) -> tuple[list[str], int]:
   """Disturbs a run until it has been often enough, and lets it end; (what was done, starts)."""
   rng, run = random.Random(args.seed), args.out / 'disturbed'
   done: list[str] = []
-  starts = 0
+  starts, until_when = 0, time.monotonic() + 60 * args.minutes
   with terminal.Progress() as line:
     while True:
       started = Started(args, run, args.out / f'reads_{starts:04d}')
       starts += 1
-      if len(done) < args.disturbances:
+      if len(done) < args.disturbances and time.monotonic() < until_when:
         # Some come before the first step, most after a checkpoint or two.
         until = progress(run) + EVERY * rng.choice((0, 1, 1, 2))
         early = time.monotonic() + rng.uniform(1, 12)
@@ -235,11 +234,14 @@ def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--out', type=pathlib.Path, required=True, help='a folder to be made')
   parser.add_argument('--disturbances', type=int, default=200)
+  parser.add_argument('--minutes', type=float, default=600.0, help='after which it is left in peace')
   parser.add_argument('--processes', type=int, default=2, choices=(1, 2, 4))
   parser.add_argument('--steps', type=int, default=1200)
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args(argv)
   args.out = args.out.resolve()
+  # What runs behind a shell ignores it, and so would all that it starts.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   os.environ |= {
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={DEVICES // args.processes}',
     'JAX_PLATFORMS': 'cpu',
