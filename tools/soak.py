@@ -95,7 +95,8 @@ class Started:
       '--gin.TransformerConfig.mlp=16',
       '--gin.SEMANTIC_CROP=2', f'--gin.BATCH_SIZE={BATCH}', '--gin.WARMUP_STEPS=2',
       f'--gin.TOTAL_STEPS={args.steps}', f'--gin.Settings.checkpoint_every={EVERY}',
-      '--gin.Settings.log_every=1', '--gin.Settings.eval_every=100', '--gin.Settings.eval_steps=1', '--gin.Settings.keep=3',
+      '--gin.Settings.log_every=1', '--gin.Settings.eval_every=100', '--gin.Settings.eval_steps=1',
+      '--gin.Settings.keep=3',
     ]  # fmt: skip
     self.processes, self.told = [], reads.with_suffix('.errors')
     for index in range(args.processes):
