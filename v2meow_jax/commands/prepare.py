@@ -7,7 +7,9 @@ import re
 import gin
 from v2meow_jax import bundles, errors, files, terminal
 from v2meow_jax.bundles.codec_entry import CODEC
-from v2meow_jax.data import finishing, parts, preparation
+from v2meow_jax.curation import curation, measuring
+from v2meow_jax.curation.curation import Curation
+from v2meow_jax.data import finishing, manifest, parts, preparation
 from v2meow_jax.encoders import registry
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.encoders.configured import configured, prepared
@@ -25,9 +27,10 @@ def share(text: str) -> tuple[int, int]:
 
 
 def main(argv: list[str]) -> int:
-  """Prepares a dataset, or adds streams to one.
+  """Prepares a dataset, or adds streams to one; what may be in it files of gin/filters say.
 
-  On many machines: --table once, --shard=i/n on each, then --finish; each can be repeated and interrupted.
+  On many machines: --measure=i/n on each where there are filters, --table once, --shard=i/n on each, then
+  --finish; each can be repeated and interrupted.
   """
   parser = configuration.parser('v2meow prepare', main.__doc__)
   streams = ', '.join(entry.stream for entry in ENTRIES)
@@ -48,6 +51,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes')
   parser.add_argument('--clips_a_part', type=int, default=parts.CLIPS_A_PART, help='done at a time')
   step = parser.add_mutually_exclusive_group()
+  step.add_argument('--measure', type=share, metavar='I/N', help='only measure share I of N for the filters')
   step.add_argument('--table', action='store_true', help='only make the table of clips')
   step.add_argument('--shard', type=share, metavar='I/N', help='only make share I of N of the parts')
   step.add_argument('--finish', action='store_true', help='only make a dataset of the parts')
@@ -62,17 +66,20 @@ def main(argv: list[str]) -> int:
   if args.convert:
     finishing.convert(args.out)
     return 0
-  if args.table and args.manifest is None:
-    raise errors.ConfigError('--table needs --manifest')
+  if (args.table or args.measure) and args.manifest is None:
+    raise errors.ConfigError('--table and --measure need --manifest')
+  scopes = _scopes(args)
+  if args.measure is not None:
+    rows = _measure(args)
+    print(f'{args.out}: share {args.measure[0]} of {args.measure[1]} of {rows} rows is measured')
+    return 0
   if args.manifest is not None and (args.shard is None and not args.finish):
-    clips = preparation.make_table(
-      args.manifest, args.out, validation_share=args.validation_share, clip_seconds=args.clip_seconds
-    )
+    clips = _make_table(args)
     if args.table:
       print(f'{args.out}: {clips} clips')
       return 0
   parts.require_tensorflow()
-  encoders = _encoders(args)
+  encoders = _encoders(args, scopes)
   rejected = []
   if not args.finish:
     rejected = parts.make_parts(
@@ -94,12 +101,43 @@ def main(argv: list[str]) -> int:
   return 0
 
 
-def _encoders(args: argparse.Namespace) -> list[Encoder]:
+def _scopes(args: argparse.Namespace) -> list[str]:
+  """Reads gin's files; the scopes of the encoders that they name."""
+  if not (args.gin_file or args.bindings):
+    return []
+  roots = [entry.settings.__name__ for entry in ENTRIES if entry.settings]
+  return configuration.load(args, recipe=False, roots=[*roots, 'Curation'], scoped='prepared')
+
+
+def _curation() -> Curation | None:
+  """The filters and settings that gin was told; None where it was told nothing of them."""
+  if not re.search(r'^Curation\.', gin.config_str(), re.MULTILINE):
+    return None
+  with configuration.built():
+    return configured(Curation)
+
+
+def _measure(args: argparse.Namespace) -> int:
+  """Measures a share of the rows of the manifest; the number of all."""
+  rows, _ = manifest.read(args.manifest)
+  kinds = (_curation() or Curation()).kinds
+  measuring.measure(args.out, rows, kinds, processes=args.workers, share=args.measure)
+  return len(rows)
+
+
+def _make_table(args: argparse.Namespace) -> int:
+  """Makes the table of clips; their number."""
+  told = {'validation_share': args.validation_share, 'clip_seconds': args.clip_seconds}
+  chosen = _curation()
+  if chosen is None:
+    return preparation.make_table(args.manifest, args.out, **told)
+  clips = curation.make_table(args.manifest, args.out, chosen, processes=args.workers, **told)
+  print(f'{args.out}/summary.html shows what passed the filters, and what did not')
+  return clips
+
+
+def _encoders(args: argparse.Namespace, scopes: list[str]) -> list[Encoder]:
   """What makes the streams."""
-  scopes = []
-  if args.gin_file or args.bindings:
-    roots = [entry.settings.__name__ for entry in ENTRIES if entry.settings]
-    scopes = configuration.load(args, recipe=False, roots=roots, scoped='prepared')
   asked = (args.streams or ('' if scopes else 'video/motion')).split(',')
   names = list(dict.fromkeys(name.strip() for name in asked if name.strip()))
   opened = bundles.load(args.bundle) if args.bundle else None

@@ -1,8 +1,8 @@
 """From a manifest of media files to a table of clips.
 
 A manifest is JSON lines: `id`, `video` and/or `audio` (paths, relative to the manifest), and optionally
-`start` and `end` (seconds: what of the files is meant), `source`, `split`, `caption`, `licence`. Files are cut
-into clips; all clips of a source share a split.
+`start` and `end` (seconds: what of the files is meant), `source`, `split`, `caption`, `licence`. Files are
+cut into clips; all clips of a source share a split.
 """
 
 import pathlib
