@@ -33,6 +33,20 @@ def pool(count: int, begin: Callable[[], None] | None = None) -> Iterator[concur
     made.shutdown(cancel_futures=True)
 
 
+def is_worker() -> bool:
+  """Whether this process is one of several that work side by side."""
+  return multiprocessing.parent_process() is not None or _beside
+
+
+def be_worker() -> None:
+  """Tells this process, which another library began, that it works beside others."""
+  global _beside
+  _beside = True
+
+
+_beside = False
+
+
 def _begin(begin: Callable[[], None] | None) -> None:
   # Raised where the job is, so that it removes what is half-written; Ctrl-C reaches the parent, who decides.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

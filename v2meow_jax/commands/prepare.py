@@ -1,6 +1,7 @@
 """`v2meow prepare`: media files to a dataset of clips x streams."""
 
 import argparse
+import functools
 import os
 import re
 
@@ -9,11 +10,11 @@ from v2meow_jax import bundles, errors, files, terminal
 from v2meow_jax.bundles.codec_entry import CODEC
 from v2meow_jax.curation import curation, measuring
 from v2meow_jax.curation.curation import Curation
-from v2meow_jax.data import finishing, manifest, parts, preparation
+from v2meow_jax.data import finishing, making, manifest, parts, preparation, ray_engine
 from v2meow_jax.encoders import registry
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.encoders.configured import configured, prepared
-from v2meow_jax.experiment import configuration
+from v2meow_jax.experiment import bindings, configuration
 
 ENTRIES = (*registry.ENTRIES, CODEC)
 
@@ -49,6 +50,9 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--clip_seconds', type=terminal.number, default=60.0, help='longest clip')
   parser.add_argument('--validation_share', type=terminal.number, default=0.05, help='share of the sources')
   parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes')
+  parser.add_argument(
+    '--ray', metavar='ADDRESS', help='of a Ray cluster that does the work; "local": one begun here'
+  )
   parser.add_argument('--clips_a_part', type=int, default=parts.CLIPS_A_PART, help='done at a time')
   step = parser.add_mutually_exclusive_group()
   step.add_argument('--measure', type=share, metavar='I/N', help='only measure share I of N for the filters')
@@ -68,7 +72,7 @@ def main(argv: list[str]) -> int:
     return 0
   if (args.table or args.measure) and args.manifest is None:
     raise errors.ConfigError('--table and --measure need --manifest')
-  scopes = _scopes(args)
+  scopes = scopes_of(args)
   if args.measure is not None:
     rows = _measure(args)
     print(f'{args.out}: share {args.measure[0]} of {args.measure[1]} of {rows} rows is measured')
@@ -79,15 +83,16 @@ def main(argv: list[str]) -> int:
       print(f'{args.out}: {clips} clips')
       return 0
   parts.require_tensorflow()
-  encoders = _encoders(args, scopes)
+  encoders = encoders_of(args, scopes)
   rejected = []
   if not args.finish:
-    rejected = parts.make_parts(
+    rejected = making.make_parts(
       args.out,
       encoders,
       processes=args.workers,
       share=args.shard or (0, 1),
       clips_a_part=args.clips_a_part,
+      engine=_engine(args),
     )
   if args.shard is not None:
     print(f'{args.out}: share {args.shard[0]} of {args.shard[1]} is done, {len(rejected)} rejected')
@@ -101,7 +106,14 @@ def main(argv: list[str]) -> int:
   return 0
 
 
-def _scopes(args: argparse.Namespace) -> list[str]:
+def _engine(args: argparse.Namespace) -> making.Engine | None:
+  """What runs the work: a Ray cluster where one is named."""
+  if args.ray is None:
+    return None
+  return functools.partial(ray_engine.on_ray, address=args.ray, processes=args.workers)
+
+
+def scopes_of(args: argparse.Namespace) -> list[str]:
   """Reads gin's files; the scopes of the encoders that they name."""
   if not (args.gin_file or args.bindings):
     return []
@@ -109,9 +121,11 @@ def _scopes(args: argparse.Namespace) -> list[str]:
   return configuration.load(args, recipe=False, roots=[*roots, 'Curation'], scoped='prepared')
 
 
-def _curation() -> Curation | None:
+def _curation(args: argparse.Namespace) -> Curation | None:
   """The filters and settings that gin was told; None where it was told nothing of them."""
-  if not re.search(r'^Curation\.', gin.config_str(), re.MULTILINE):
+  folders = ['', *configuration.begin(args.gin_search_paths)]
+  told = bindings.written(args.gin_file, args.bindings, folders, configuration.gin_directory())
+  if not any(one.name.startswith('Curation.') for one in told):
     return None
   with configuration.built():
     return configured(Curation)
@@ -120,7 +134,7 @@ def _curation() -> Curation | None:
 def _measure(args: argparse.Namespace) -> int:
   """Measures a share of the rows of the manifest; the number of all."""
   rows, _ = manifest.read(args.manifest)
-  kinds = (_curation() or Curation()).kinds
+  kinds = (_curation(args) or Curation()).kinds
   measuring.measure(args.out, rows, kinds, processes=args.workers, share=args.measure)
   return len(rows)
 
@@ -128,7 +142,7 @@ def _measure(args: argparse.Namespace) -> int:
 def _make_table(args: argparse.Namespace) -> int:
   """Makes the table of clips; their number."""
   told = {'validation_share': args.validation_share, 'clip_seconds': args.clip_seconds}
-  chosen = _curation()
+  chosen = _curation(args)
   if chosen is None:
     return preparation.make_table(args.manifest, args.out, **told)
   clips = curation.make_table(args.manifest, args.out, chosen, processes=args.workers, **told)
@@ -136,8 +150,8 @@ def _make_table(args: argparse.Namespace) -> int:
   return clips
 
 
-def _encoders(args: argparse.Namespace, scopes: list[str]) -> list[Encoder]:
-  """What makes the streams."""
+def encoders_of(args: argparse.Namespace, scopes: list[str]) -> list[Encoder]:
+  """What makes the streams that the arguments and gin's scopes name."""
   asked = (args.streams or ('' if scopes else 'video/motion')).split(',')
   names = list(dict.fromkeys(name.strip() for name in asked if name.strip()))
   opened = bundles.load(args.bundle) if args.bundle else None

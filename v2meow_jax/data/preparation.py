@@ -11,7 +11,8 @@ from etils import epath
 
 from v2meow_jax import errors, files
 from v2meow_jax.data import finishing, manifest, spans, splits, table
-from v2meow_jax.data.parts import CLIPS_A_PART, make_parts
+from v2meow_jax.data.making import make_parts
+from v2meow_jax.data.parts import CLIPS_A_PART
 from v2meow_jax.data.records import SHARD_BYTES
 from v2meow_jax.encoders.base import Encoder
 

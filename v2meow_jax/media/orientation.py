@@ -6,6 +6,7 @@ import struct
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ UPRIGHT = Orientation(False, 0)
 
 def matrix_of(frame: av.VideoFrame) -> bytes | None:
   """The display matrix as the file has it: nine 32-bit integers; None where there is none."""
-  found = frame.side_data.get('DISPLAYMATRIX')
+  found = frame.side_data.get(Type.DISPLAYMATRIX)
   return None if found is None else bytes(found)[:36]
 
 
