@@ -47,11 +47,16 @@ def be_worker() -> None:
 _beside = False
 
 
-def _begin(begin: Callable[[], None] | None) -> None:
+def end_with_parent() -> None:
+  """Lets this process, a child of `multiprocessing`, end when its parent does or says so."""
   # Raised where the job is, so that it removes what is half-written; Ctrl-C reaches the parent, who decides.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   threading.Thread(target=_watch, daemon=True).start()
+
+
+def _begin(begin: Callable[[], None] | None) -> None:
+  end_with_parent()
   if begin is not None:
     begin()
 

@@ -36,6 +36,9 @@ def main(argv: list[str]) -> int:
   parser = configuration.parser('v2meow prepare', main.__doc__)
   streams = ', '.join(entry.stream for entry in ENTRIES)
   parser.add_argument('--manifest', type=terminal.local_path, help='JSON lines; not needed to add streams')
+  parser.add_argument(
+    '--media', type=terminal.local_path, help="folder that the manifest's paths count from and may not leave"
+  )
   parser.add_argument('--out', type=terminal.any_path, required=True, help='directory of the dataset')
   parser.add_argument(
     '--streams',
@@ -133,7 +136,7 @@ def _curation(args: argparse.Namespace) -> Curation | None:
 
 def _measure(args: argparse.Namespace) -> int:
   """Measures a share of the rows of the manifest; the number of all."""
-  rows, _ = manifest.read(args.manifest)
+  rows, _ = manifest.read(args.manifest, args.media)
   kinds = (_curation(args) or Curation()).kinds
   measuring.measure(args.out, rows, kinds, processes=args.workers, share=args.measure)
   return len(rows)
@@ -141,7 +144,7 @@ def _measure(args: argparse.Namespace) -> int:
 
 def _make_table(args: argparse.Namespace) -> int:
   """Makes the table of clips; their number."""
-  told = {'validation_share': args.validation_share, 'clip_seconds': args.clip_seconds}
+  told = {'validation_share': args.validation_share, 'clip_seconds': args.clip_seconds, 'media': args.media}
   chosen = _curation(args)
   if chosen is None:
     return preparation.make_table(args.manifest, args.out, **told)

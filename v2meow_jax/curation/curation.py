@@ -82,6 +82,7 @@ def make_table(
   clip_seconds: float = 60.0,
   least_seconds: float = 5.0,
   processes: int = 2,
+  media: pathlib.Path | None = None,
 ) -> int:
   """Writes the clip table of what passes the filters, `rejected.jsonl`, `summary.json` and `summary.html`.
 
@@ -91,7 +92,7 @@ def make_table(
     errors.DatasetError: nothing is left, or the directory holds another manifest's clips or those of other
       filters.
   """
-  rows, rejected = manifest.read(manifest_path)
+  rows, rejected = manifest.read(manifest_path, media)
   measuring.measure(directory, rows, curation.kinds, processes=processes)
   measured = measuring.read(directory, rows, curation.kinds)
   judged = _Judged()
@@ -138,9 +139,11 @@ def _clips(
   least_seconds: float,
 ) -> tuple[list[Clip], list[Candidate]]:
   spans = [one.span if one.span else errors.MediaError('') for one in measured]
-  bounds = (
-    (lambda number: curation.scenes.bounds(measured[number])) if curation.scenes else (lambda number: ())
-  )
+  scenes = curation.scenes
+
+  def bounds(number: int) -> list[float]:
+    return scenes.bounds(measured[number]) if scenes else []
+
   clips, numbers, short = manifest.cut(rows, spans, clip_seconds, least_seconds, bounds)
   judged.rejected += short
   candidates = []

@@ -144,6 +144,7 @@ def _pairs(
     same = same[source[same] != source[same + step]]
     found.append((owners[same], owners[same + step], times[same + step] - times[same]))
   if not found:
-    return (np.zeros(0, np.int64),) * 3
+    none = np.zeros(0, np.int64)
+    return none, none, none
   a, b, shift = (np.concatenate(part) for part in zip(*found, strict=True))
   return a, b, shift

@@ -58,8 +58,9 @@ def measure(span: Span) -> Pictures:
 def hashes_of(luma: np.ndarray) -> np.ndarray:
   """Difference hashes of pictures [n, 36, 64], uint64 [n]."""
   rows = np.add.reduceat(luma, np.arange(8) * 36 // 8, 1)
-  fields = np.add.reduceat(rows, np.arange(9) * 64 // 9, 2)
-  widths = np.diff([*(np.arange(9) * 64 // 9), 64])
+  edges = np.arange(10) * 64 // 9
+  fields = np.add.reduceat(rows, edges[:-1], 2)
+  widths = np.diff(edges)
   bits = np.diff(fields / widths, axis=2) > 0
   return np.packbits(bits.reshape(-1, 64), axis=1).view('>u8')[:, 0].astype(np.uint64)
 

@@ -70,10 +70,10 @@ def _counted(values: Iterable[str]) -> dict[str, int]:
 
 
 def _hours(candidates: Sequence[Candidate], key) -> dict[str, float]:
-  found: collections.Counter = collections.Counter()
+  found: dict[str, float] = collections.defaultdict(float)
   for one in candidates:
     found[key(one)] += one.seconds / 3600
-  return dict(found.most_common(12))
+  return dict(sorted(found.items(), key=lambda row: -row[1])[:12])
 
 
 def _histogram(

@@ -16,16 +16,21 @@ from v2meow_jax.data.spans import Span
 from v2meow_jax.data.table import Clip
 
 
-def read(path: pathlib.Path) -> tuple[list[dict], list[dict]]:
+def read(path: pathlib.Path, media: pathlib.Path | None = None) -> tuple[list[dict], list[dict]]:
   """(rows, rejected): rows with absolute paths, and `{line, id, reason}` for each that cannot be used.
+
+  Args:
+    path: of the manifest.
+    media: folder that paths count from and may not leave; by default the manifest's, which they may.
 
   Raises:
     errors.DatasetError: the manifest is missing or empty, or two sources or splits contradict each other.
   """
   rows, rejected, ids = [], [], set()
+  folder = media or path.parent
   splits: dict[str, str] = {}
   for line in manifests.read(path, manifests.ClipRow):
-    reason = line.reason or _fault(line.row, path.parent, ids)
+    reason = line.reason or _fault(line.row, folder, ids, media)
     if reason:
       rejected.append({'line': line.number, 'id': line.given.get('id'), 'reason': reason})
       continue
@@ -36,7 +41,7 @@ def read(path: pathlib.Path) -> tuple[list[dict], list[dict]]:
       raise errors.DatasetError(
         f'{path}, line {line.number}: source {source!r} is in {row.split} here and in {other} above'
       )
-    paths = {kind: given and manifests.resolved(path.parent, given) for kind, given in _files(row).items()}
+    paths = {kind: given and manifests.resolved(folder, given) for kind, given in _files(row).items()}
     rows.append(line.given | paths | {'source': source})
   return rows, rejected
 
@@ -45,7 +50,7 @@ def _files(row: manifests.ClipRow) -> dict[str, str | None]:
   return {'video': row.video, 'audio': row.audio}
 
 
-def _fault(row: manifests.ClipRow, folder: pathlib.Path, ids: set[str]) -> str:
+def _fault(row: manifests.ClipRow, folder: pathlib.Path, ids: set[str], within: pathlib.Path | None) -> str:
   """Why a row cannot be used; empty where it can."""
   if row.id in ids:
     return 'the id occurs twice'
@@ -55,6 +60,8 @@ def _fault(row: manifests.ClipRow, folder: pathlib.Path, ids: set[str]) -> str:
   if not given:
     return 'neither "video" nor "audio" is given'
   for kind, path in given.items():
+    if within and not pathlib.Path(manifests.resolved(folder, path)).is_relative_to(within.resolve()):
+      return f'{kind} {path} leads out of {within}'
     if not pathlib.Path(manifests.resolved(folder, path)).is_file():
       return f'{kind} {manifests.resolved(folder, path)} does not exist'
   return ''

@@ -25,6 +25,7 @@ def make_table(
   clip_seconds: float = 60.0,
   least_seconds: float = 5.0,
   split_by: Sequence[str] = (),
+  media: pathlib.Path | None = None,
 ) -> int:
   """Writes the clip table of a manifest, or checks that the one there is the manifest's; the number of clips.
 
@@ -35,12 +36,13 @@ def make_table(
     clip_seconds: that a clip has at most.
     least_seconds: that it has at least.
     split_by: keys of the manifest besides `source` of which no value is in both splits, such as `artist`.
+    media: folder that the rows' paths may not leave, see `manifest.read`.
 
   Raises:
     errors.DatasetError: no row can be used, or the directory holds another manifest's clips.
   """
   directory = epath.Path(directory)
-  rows, rejected = manifest.read(manifest_path)
+  rows, rejected = manifest.read(manifest_path, media)
   clips, _, unreadable = manifest.cut(rows, spans.spans_of(rows), clip_seconds, least_seconds)
   of_source = splits.assign(rows, validation_share, split_by)
   clips = [dataclasses.replace(clip, split=of_source[clip.source]) for clip in clips]

@@ -10,7 +10,7 @@ import importlib.util
 import multiprocessing
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -70,6 +70,9 @@ def on_ray(
       if kind == 'failed':
         raise told
       yield told
+  except BaseException:
+    driver.terminate()
+    raise
   finally:
     mine.close()
     driver.join(20)
@@ -83,7 +86,7 @@ def _drive(
 ) -> None:
   """The driver: connects, runs the jobs and tells of each."""
   terminal.hush()
-  os.setpgrp()  # Ctrl-C is the parent's to hear
+  workers.end_with_parent()
   os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
   # Of a cluster begun here: its workers are what this machine is to do, and not in the background.
   os.environ.setdefault('RAY_worker_niceness', '0')
@@ -143,7 +146,9 @@ def _run(
       return {'fn_constructor_args': given, 'compute': strategy, **options}
 
     rows = ray.data.from_items([{'job': pickle.dumps(job)} for job in jobs], override_num_blocks=len(jobs))
-    rows = rows.map(_ReadStage, **pool(*reading)).map(_WriteStage, **pool(*encoding))
+    read: Any = _ReadStage  # classes, of which Ray makes actors
+    write: Any = _WriteStage
+    rows = rows.map(read, **pool(*reading)).map(write, **pool(*encoding))
     for row in rows.iter_rows():
       yield pickle.loads(row['done'])
   finally:
@@ -153,7 +158,7 @@ def _run(
 Stage = tuple[dict[str, Any], int]
 
 
-def _shares(resources: dict[str, float]) -> tuple[Stage, Stage]:
+def _shares(resources: Mapping[str, float]) -> tuple[Stage, Stage]:
   """(what an actor needs, how many there are) of both stages: one encodes a device, or a quarter of cores.
 
   Args:

@@ -45,7 +45,8 @@ def span_of(row: dict[str, Any]) -> Span:
     errors.MediaError: a file cannot be read, lacks what it is named for, or ends before the span begins.
     OSError: the system has it so.
   """
-  video, audio, ends, about = None, None, [], {}
+  video, audio, ends = None, None, []
+  about: dict[str, Any] = {}
   if row.get('video'):
     video = row['video']
     info = probe.probe(video)
