@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from media_files import write_video
 
+import gin
 from v2meow_jax import files, terminal
 from v2meow_jax.commands import prepare
 from v2meow_jax.data import dataset, records, table
@@ -55,6 +56,7 @@ def odd(tmp_path_factory):
 
 
 def run(*arguments):
+  gin.clear_config()  # a command is a process of its own
   return terminal.run(prepare.main, [str(argument) for argument in arguments])
 
 

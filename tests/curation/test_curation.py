@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from media_files import write_video
 
+import gin
 from v2meow_jax import errors, terminal
 from v2meow_jax.commands import inspect, prepare
 from v2meow_jax.curation import curation, measuring
@@ -15,6 +16,7 @@ from v2meow_jax.data import manifest, table
 
 
 def run(command, *arguments):
+  gin.clear_config()  # a command is a process of its own
   return terminal.run(command.main, [str(argument) for argument in arguments])
 
 
