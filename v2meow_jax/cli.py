@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
   'generate': 'music for videos or texts, from a bundle',
   'serve': 'a page on which people make music for their videos',
+  'manifest': 'the manifest of a public set, or of a folder of media',
   'prepare': 'media files to a dataset of clips x streams',
   'inspect': 'what is in a dataset, and what is broken in it',
   'visualize': 'paired video for music, rendered from it',

@@ -14,11 +14,13 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class ClipRow(msgspec.Struct, kw_only=True):
-  """A film, or a piece of music, of which clips are prepared."""
+  """A film, or a piece of music, of which clips are prepared; of it the seconds from `start` to `end`."""
 
   id: Text
   video: Text | None = None
   audio: Text | None = None
+  start: float = 0.0
+  end: float | None = None
   source: Text | msgspec.UnsetType = msgspec.UNSET
   split: Literal['train', 'validation'] | None = None
   caption: str | None = None

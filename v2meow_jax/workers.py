@@ -33,11 +33,30 @@ def pool(count: int, begin: Callable[[], None] | None = None) -> Iterator[concur
     made.shutdown(cancel_futures=True)
 
 
-def _begin(begin: Callable[[], None] | None) -> None:
+def is_worker() -> bool:
+  """Whether this process is one of several that work side by side."""
+  return multiprocessing.parent_process() is not None or _beside
+
+
+def be_worker() -> None:
+  """Tells this process, which another library began, that it works beside others."""
+  global _beside
+  _beside = True
+
+
+_beside = False
+
+
+def end_with_parent() -> None:
+  """Lets this process, a child of `multiprocessing`, end when its parent does or says so."""
   # Raised where the job is, so that it removes what is half-written; Ctrl-C reaches the parent, who decides.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   threading.Thread(target=_watch, daemon=True).start()
+
+
+def _begin(begin: Callable[[], None] | None) -> None:
+  end_with_parent()
   if begin is not None:
     begin()
 

@@ -9,7 +9,7 @@ import soundfile
 
 from v2meow_jax import errors, terminal
 from v2meow_jax.commands import prepare
-from v2meow_jax.data import dataset, finishing, parts, preparation, records
+from v2meow_jax.data import dataset, finishing, making, preparation, records
 from v2meow_jax.data import table as table_lib
 from v2meow_jax.encoders.motion import MotionEncoder
 from v2meow_jax.encoders.waveform import WaveformEncoder
@@ -270,11 +270,11 @@ def test_shares_made_apart_and_twice_are_the_dataset_made_at_once(tmp_path):
   whole, shared = table(tmp_path / 'whole'), table(tmp_path / 'shared')
   prepare_count(whole, numbers)
   encoder, sizes = Given(COUNT, numbers), {'clips_a_part': 2}
-  parts.make_parts(shared, [encoder], processes=1, share=(1, 2), **sizes)
+  making.make_parts(shared, [encoder], processes=1, share=(1, 2), **sizes)
   with pytest.raises(errors.DatasetError, match='2 of 3 parts of stream audio/count are missing'):
     finishing.finish(shared, [encoder], shard_bytes=1, **sizes)
-  parts.make_parts(shared, [encoder], processes=1, share=(0, 2), **sizes)
-  parts.make_parts(shared, [encoder], processes=1, share=(1, 2), **sizes)
+  making.make_parts(shared, [encoder], processes=1, share=(0, 2), **sizes)
+  making.make_parts(shared, [encoder], processes=1, share=(1, 2), **sizes)
   for _ in range(2):
     assert finishing.finish(shared, [encoder], shard_bytes=1, **sizes) == 5
   assert not (shared / COUNT.name / 'parts').exists()

@@ -9,7 +9,7 @@ from media_files import index_of, write_audio, write_video
 from PIL import Image
 
 from v2meow_jax import errors
-from v2meow_jax.media import frames
+from v2meow_jax.media import container, frames
 
 
 def expected_indices(path, times, rate, start, count):
@@ -162,3 +162,64 @@ def test_bad_input(sound, constant, empty, tmp_path, tone):
       frames.load_frames(constant, **arguments)
   late = write_audio(tmp_path / 'a.mp4', tone, 44_100, 'aac', video_start=0.5)
   assert len(frames.load_frames(late, 10)) == 20
+
+
+def moving(path, codec, options, count=75):
+  """A bright field that moves, 25 pictures a second, with frames that refer to later ones."""
+  with av.open(str(path), 'w') as out:
+    stream = out.add_stream(codec, rate=25, options=options)
+    stream.width, stream.height, stream.pix_fmt = 96, 64, 'yuv420p'
+    for n in range(count):
+      picture = np.full((64, 96, 3), 40, np.uint8)
+      picture[10:40, n : n + 20] = (200, 90, 20)
+      frame = av.VideoFrame.from_ndarray(picture)
+      frame.pts, frame.time_base = n, Fraction(1, 25)
+      out.mux(stream.encode(frame))
+    out.mux(stream.encode(None))
+  return path
+
+
+@pytest.mark.parametrize(
+  ('codec', 'options'),
+  [
+    ('libx264', {'bf': '3', 'x264-params': 'b-pyramid=strict:keyint=30:scenecut=0'}),
+    ('libx264', {'bf': '0'}),
+    ('libx265', {'x265-params': 'bframes=4:keyint=25:log-level=none'}),
+  ],
+)
+def test_frames_that_nobody_needs_are_not_decoded_and_the_others_are_the_same(
+  tmp_path, monkeypatch, codec, options
+):
+  path = moving(tmp_path / 'a.mp4', codec, options)
+  asked = [(12, 0.0, 3.0), (Fraction(7, 2), 0.7, 2.0), (1, 1.3, 1.0), (25, 0.0, 3.0), (3, 2.9, 2.0)]
+  decoded = []
+  real = container.decode_packet
+  monkeypatch.setattr(container, 'decode_packet', lambda packet: decoded.extend(got := real(packet)) or got)
+
+  def read():
+    decoded.clear()
+    made = [
+      [picture.tobytes() for picture in frames.read_frames(path, *one[:1], (48, 32), *one[1:])]
+      for one in asked
+    ]
+    return made, len(decoded)
+
+  found, fewer = read()
+  monkeypatch.setattr(frames, '_SKIPPABLE', ())
+  expected, all_of_them = read()
+  assert found == expected
+  assert fewer < all_of_them or options.get('bf') == '0'
+
+
+def test_several_readings_are_what_each_alone_is(tmp_path):
+  path = moving(tmp_path / 'a.mp4', 'libx264', {'bf': '3'})
+  readings = [
+    frames.Reading(Fraction(12), (48, 32)), frames.Reading(Fraction(1), (56, 56), True),
+    frames.Reading(Fraction(5, 2)),
+  ]  # fmt: skip
+  together = [[], [], []]
+  for number, picture in frames.read_several(path, readings, 0.4, 2.1):
+    together[number].append(picture)
+  for reading, found in zip(readings, together, strict=True):
+    alone = list(frames.read_frames(path, reading.rate, reading.size, 0.4, 2.1, reading.cover))
+    np.testing.assert_array_equal(found, alone)

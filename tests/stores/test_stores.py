@@ -9,7 +9,7 @@ import pytest
 
 from v2meow_jax import errors, files, stores, terminal
 from v2meow_jax.commands import prepare
-from v2meow_jax.data import finishing, parts, table
+from v2meow_jax.data import finishing, making, table
 from v2meow_jax.data.batches import ClipBatches
 from v2meow_jax.data.dataset import Dataset, fingerprint
 from v2meow_jax.streams import Stream
@@ -42,7 +42,7 @@ def make(directory):
   table.write(directory, clips)
   made = [Own(WIDE), Own(TOKENS)]
   for share in ((1, 2), (0, 2)):
-    parts.make_parts(directory, made, processes=1, share=share, clips_a_part=2)
+    making.make_parts(directory, made, processes=1, share=share, clips_a_part=2)
   finishing.finish(directory, made, clips_a_part=2, shard_bytes=40000)
   return directory
 

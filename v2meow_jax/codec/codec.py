@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -249,8 +249,23 @@ class Codec:
 
   def encode_clip(self, clip: MediaClip) -> Int[np.ndarray, 'time levels']:
     """Codes of a clip of a media file; `Encoder`'s method."""
-    audio = clip.audio(self.sample_rate, self.channels)
-    return self.encode(audio)[: self.stream.length(clip.duration)]
+    return self.encode(self.read_clip(clip))[: self.stream.length(clip.duration)]
+
+  def read_clip(self, clip: MediaClip) -> Float[np.ndarray, 'samples channels']:
+    """The sound of a clip; `DeviceEncoder`'s method."""
+    return clip.audio(self.sample_rate, self.channels)
+
+  def encode_read(self, clips: Sequence[MediaClip], read: Sequence[Any]) -> list[np.ndarray | Exception]:
+    """Codes of clips whose sound has been read; `DeviceEncoder`'s method."""
+    made: list[np.ndarray | Exception] = []
+    for clip, audio in zip(clips, read, strict=True):
+      try:
+        if isinstance(audio, Exception):
+          raise audio
+        made.append(self.encode(audio)[: self.stream.length(clip.duration)])
+      except Exception as error:  # of whatever kind: one clip's failure is not the end of the others
+        made.append(error)
+    return made
 
 
 class StreamingDecoder:

@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 
 from v2meow_jax import bundles, description, errors, terminal
+from v2meow_jax.curation import summary
 from v2meow_jax.data import dataset, inspection
 from v2meow_jax.media import audio as audio_files
 
@@ -25,11 +26,16 @@ def main(argv: list[str]) -> int:
   parser.add_argument(
     '--listen', type=terminal.any_path, help='a bundle or run: decodes its tokens to CLIP.wav'
   )
+  parser.add_argument('--page', type=terminal.local_path, help='an HTML file with plots and players')
   parser.add_argument('--compare', type=terminal.any_path, help='another dataset: how they differ')
   args = parser.parse_args(argv)
   if args.compare is not None:
     found = inspection.compare(args.dataset, args.compare)
     print('\n'.join(found) or 'they hold the same')
+    return 0
+  if args.page is not None:
+    summary.write_page(args.dataset, args.page)
+    print(args.page)
     return 0
   if args.clip is not None:
     picture = args.out or pathlib.Path(f'{args.clip}.png')
@@ -40,16 +46,16 @@ def main(argv: list[str]) -> int:
     return 0
   if args.listen is not None or args.out is not None:
     raise errors.ConfigError('--listen and --out need --clip')
-  summary = inspection.summarise(args.dataset)
+  found = inspection.summarise(args.dataset)
   if args.json:
-    told = dataclasses.asdict(summary)
-    for name, stream in summary.streams.items():
+    told = dataclasses.asdict(found)
+    for name, stream in found.streams.items():
       told['streams'][name]['stream'] = description.describe(stream.stream)
     print(json.dumps(told, indent=2))
   else:
-    print('\n'.join(inspection.tell(summary)))
-  if summary.faults:
-    told = f'{len(summary.faults)} faults; v2meow prepare makes broken shards again'
+    print('\n'.join(inspection.tell(found)))
+  if found.faults:
+    told = f'{len(found.faults)} faults; v2meow prepare makes broken shards again'
     raise errors.DatasetError(f'{args.dataset}: {told}')
   return 0
 

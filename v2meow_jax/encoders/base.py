@@ -8,6 +8,7 @@ from jaxtyping import Shaped
 
 from v2meow_jax import errors
 from v2meow_jax.media.clip import MediaClip
+from v2meow_jax.media.frames import Reading
 from v2meow_jax.streams import Stream
 
 
@@ -38,6 +39,19 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class DeviceEncoder(Encoder, Protocol):
+  """An encoder that computes on a device, whose media another process may read for it."""
+
+  def read_clip(self, clip: MediaClip) -> Any:
+    """What `encode_read` needs of a clip: arrays. Raises as `encode_clip` does of unreadable media."""
+    ...
+
+  def encode_read(self, clips: Sequence[MediaClip], read: Sequence[Any]) -> list[np.ndarray | Exception]:
+    """What `encode_clips` makes of the clips, bit for bit; `read` holds an exception where reading failed."""
+    ...
+
+
+@runtime_checkable
 class BatchEncoder(Encoder, Protocol):
   """An encoder that is faster on several clips at once."""
 
@@ -62,6 +76,11 @@ class StyleEncoder(Encoder, Protocol):
   def encode_text(self, text: str) -> Shaped[np.ndarray, '1 width']:
     """The element that a text stands for."""
     ...
+
+
+def readings(encoder: Encoder) -> tuple[Reading, ...]:
+  """The pictures that an encoder will ask a clip for, as far as it says so."""
+  return getattr(encoder, 'readings', ())
 
 
 def encode_clips(encoder: Encoder, clips: Sequence[MediaClip]) -> list[np.ndarray | Exception]:

@@ -20,6 +20,7 @@ from v2meow_jax import description, errors
 from v2meow_jax.encoders import exported, pretrained
 from v2meow_jax.encoders.network import Network
 from v2meow_jax.media.clip import MediaClip
+from v2meow_jax.media.frames import Reading
 from v2meow_jax.streams import Stream
 
 PRECISIONS = ('float32', 'bfloat16')
@@ -99,6 +100,11 @@ class NetworkEncoder:
     """The network's."""
     return self.network.stream
 
+  @property
+  def readings(self) -> tuple[Reading, ...]:
+    """What is asked of a clip."""
+    return self.network.reads.readings
+
   @functools.cached_property
   def _open(self) -> _Opened:
     return _opened(self.network, self.precision)
@@ -137,10 +143,27 @@ class NetworkEncoder:
     Raises:
       errors.ConfigError: the network cannot be loaded.
     """
+    return self._encoded(clips, [None] * len(clips))
+
+  def read_clip(self, clip: MediaClip) -> np.ndarray:
+    """Units of a clip [units, ...], read and made without the network; raises as `encode_clip` does."""
+    try:
+      units = self.network.units(clip)
+      return units if isinstance(units, np.ndarray) else np.stack(list(units))
+    except errors.InputError:
+      raise
+    except Exception as error:  # a decoder's or an optical flow's, of whatever kind
+      raise _failure(self.network, error) from error
+
+  def encode_read(self, clips: Sequence[MediaClip], read: Sequence[Any]) -> list[np.ndarray | Exception]:
+    """What `encode_clips` makes of the clips, whose units have been read."""
+    return self._encoded(clips, read)
+
+  def _encoded(self, clips: Sequence[MediaClip], read: Sequence[Any]) -> list[np.ndarray | Exception]:
     _ = self._open
     failed: dict[int, Exception] = {}
     found: list[list[np.ndarray]] = [[] for _ in clips]
-    for number, made in self._applied(_windows_of_all(self.network, clips, failed)):
+    for number, made in self._applied(_windows_of_all(self.network, clips, read, failed)):
       if isinstance(made, Exception):
         failed.setdefault(number, made)
       else:
@@ -215,12 +238,14 @@ def _batched(items: Iterable, count: int) -> Iterator[list]:
 
 
 def _windows_of_all(
-  network: Network, clips: Sequence[MediaClip], failed: dict[int, Exception]
+  network: Network, clips: Sequence[MediaClip], read: Sequence[Any], failed: dict[int, Exception]
 ) -> Iterator[tuple[int, np.ndarray]]:
   """(clip's number, window) of clip after clip; what cannot be read goes to `failed`."""
-  for number, clip in enumerate(clips):
+  for number, (clip, units) in enumerate(zip(clips, read, strict=True)):
     try:
-      for window in windows_of(network, clip):
+      if isinstance(units, Exception):
+        raise units
+      for window in windows_of(network, clip, units):
         yield number, window
     except errors.InputError as error:
       failed[number] = error
@@ -228,8 +253,8 @@ def _windows_of_all(
       failed[number] = _failure(network, error)
 
 
-def windows_of(network: Network, clip: MediaClip) -> Iterator[np.ndarray]:
-  """Windows [window, ...] of a clip, as many as its elements take."""
+def windows_of(network: Network, clip: MediaClip, given: np.ndarray | None = None) -> Iterator[np.ndarray]:
+  """Windows [window, ...] of a clip, as many as its elements take; `given`: its units, if they are read."""
   stream, reads, window, hop = network.stream, network.reads, network.window, network.hop
   if stream.rate:
     an_element = reads.rate / stream.rate
@@ -238,8 +263,9 @@ def windows_of(network: Network, clip: MediaClip) -> Iterator[np.ndarray]:
   else:
     units = round(clip.duration * reads.rate)
     count, before = max(1, -(-(units - window) // hop) + 1), 0
-  units = network.units(clip)
-  if isinstance(units, np.ndarray):
+  units = network.units(clip) if given is None else given
+  if reads.needs == 'audio':
+    assert isinstance(units, np.ndarray)
     after = max(0, (count - 1) * hop - before + window - len(units))
     padded = np.pad(units, ((before, after), *[(0, 0)] * (units.ndim - 1)))
     yield from (padded[k * hop : k * hop + window] for k in range(count))

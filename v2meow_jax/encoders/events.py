@@ -19,6 +19,7 @@ from v2meow_jax import description, errors
 from v2meow_jax.encoders.configured import configured
 from v2meow_jax.encoders.entry import Entry
 from v2meow_jax.media.clip import MediaClip
+from v2meow_jax.media.frames import Reading
 from v2meow_jax.streams import Stream
 
 COLUMNS = (
@@ -58,6 +59,11 @@ class EventEncoder:
   def stream(self) -> Stream:
     """`video/events`."""
     return Stream('video/events', 'embedding', self.rate, len(COLUMNS))
+
+  @property
+  def readings(self) -> tuple[Reading, ...]:
+    """What is asked of a clip."""
+    return (Reading(self.rate * self.frames, self.size),)
 
   @property
   def identity(self) -> dict[str, Any]:

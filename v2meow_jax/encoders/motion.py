@@ -18,6 +18,7 @@ from v2meow_jax import description
 from v2meow_jax.encoders.configured import configured
 from v2meow_jax.encoders.entry import Entry
 from v2meow_jax.media.clip import MediaClip
+from v2meow_jax.media.frames import Reading
 from v2meow_jax.streams import Stream
 
 COLUMNS = (
@@ -66,6 +67,11 @@ class MotionEncoder:
   def stream(self) -> Stream:
     """`video/motion`."""
     return Stream('video/motion', 'embedding', self.rate, len(COLUMNS))
+
+  @property
+  def readings(self) -> tuple[Reading, ...]:
+    """What is asked of a clip."""
+    return (Reading(self.rate * self.frames, self.size),)
 
   @property
   def identity(self) -> dict[str, Any]:

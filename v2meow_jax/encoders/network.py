@@ -13,6 +13,7 @@ import numpy as np
 from v2meow_jax import errors
 from v2meow_jax.encoders import weights
 from v2meow_jax.media.clip import MediaClip
+from v2meow_jax.media.frames import Reading
 from v2meow_jax.streams import Stream
 
 Apply = Callable[[Any, Any], Any]
@@ -27,6 +28,11 @@ class Pictures:
 
   needs = 'video'
 
+  @property
+  def readings(self) -> tuple[Reading, ...]:
+    """What is asked of a clip."""
+    return (Reading(Fraction(self.rate), self.size, True),)
+
   def of(self, clip: MediaClip) -> Iterable[np.ndarray]:
     """The clip's, decoded as they are taken."""
     return clip.frames(self.rate, self.size, cover=True)
@@ -40,6 +46,7 @@ class Sound:
   channels: int = 1
 
   needs = 'audio'
+  readings = ()
 
   def of(self, clip: MediaClip) -> np.ndarray:
     """The clip's, [samples, channels]."""

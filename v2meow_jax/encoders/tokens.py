@@ -19,6 +19,7 @@ from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.encoders.codebooks import Quantizer
 from v2meow_jax.encoders.entry import Entry, Identity, Sources
 from v2meow_jax.media.clip import MediaClip
+from v2meow_jax.media.frames import Reading
 from v2meow_jax.streams import Stream
 
 
@@ -67,8 +68,25 @@ class TokenEncoder:
 
   def encode_clips(self, clips: Sequence[MediaClip]) -> list[np.ndarray | Exception]:
     """Tokens of each clip, or why there are none."""
-    made = base.encode_clips(self._whole(), clips)
+    return self._quantized(base.encode_clips(self._whole(), clips))
+
+  def read_clip(self, clip: MediaClip) -> Any:
+    """What `encode_read` needs of a clip; of an encoder without a device, what that makes of it."""
+    whole = self._whole()
+    return whole.read_clip(clip) if isinstance(whole, base.DeviceEncoder) else whole.encode_clip(clip)
+
+  def encode_read(self, clips: Sequence[MediaClip], read: Sequence[Any]) -> list[np.ndarray | Exception]:
+    """What `encode_clips` makes of the clips that have been read."""
+    whole = self._whole()
+    return self._quantized(whole.encode_read(clips, read) if isinstance(whole, base.DeviceEncoder) else read)
+
+  def _quantized(self, made: Sequence[Any]) -> list[np.ndarray | Exception]:
     return [x if isinstance(x, Exception) else self.quantizer.quantize(x) for x in made]
+
+  @property
+  def readings(self) -> tuple[Reading, ...]:
+    """What is asked of a clip."""
+    return base.readings(self._whole())
 
   def _whole(self) -> Encoder:
     if self.embedder is None:

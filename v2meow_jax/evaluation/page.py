@@ -64,9 +64,14 @@ def table(head: Sequence[str], rows: Sequence[str]) -> str:
   )
 
 
-def document(title: str, parts: Sequence[str], report: Mapping[str, Any]) -> str:
+def document(
+  title: str,
+  parts: Sequence[str],
+  report: Mapping[str, Any],
+  about: str = 'How to get these figures again',
+) -> str:
   """The file."""
-  about = json.dumps(report['provenance'], indent=2)
+  told = json.dumps(report['provenance'], indent=2)
   notes = ''.join(f'<li>{html.escape(note)}</li>' for note in report.get('notes', ()))
   failed = ''.join(
     f'<li>{html.escape(name)}: {html.escape(why)}</li>' for name, why in report.get('failures', {}).items()
@@ -79,7 +84,7 @@ def document(title: str, parts: Sequence[str], report: Mapping[str, Any]) -> str
 {''.join(parts)}
 {f'<h2>Notes</h2><ul>{notes}</ul>' if notes else ''}
 {f'<h2>Not measured</h2><ul>{failed}</ul>' if failed else ''}
-<details><summary>How to get these figures again</summary><pre>{html.escape(about)}</pre></details>
+<details><summary>{about}</summary><pre>{html.escape(told)}</pre></details>
 </body></html>
 """
 
@@ -217,7 +222,7 @@ def _spectrogram(audio: np.ndarray, rate: int) -> str:
   level = 20 * np.log10(np.abs(np.fft.rfft(frames * np.hanning(1024))) + 1e-5)
   shown = np.clip((level.T[::-1][::4] + 80) / 110, 0, 1)
   colours = np.round(255 * np.asarray(matplotlib.colormaps['magma'](shown))[..., :3]).astype(np.uint8)
-  return _address('image/png', _png(colours))
+  return address('image/png', _png(colours))
 
 
 def _png(colours: np.ndarray) -> bytes:
@@ -229,7 +234,7 @@ def _png(colours: np.ndarray) -> bytes:
 
 
 def _player(audio: np.ndarray, rate: int) -> str:
-  return _address('audio/mpeg', mp3(audio, rate))
+  return address('audio/mpeg', mp3(audio, rate))
 
 
 def mp3(audio: np.ndarray, rate: int, bit_rate: int = 96000) -> bytes:
@@ -249,7 +254,8 @@ def mp3(audio: np.ndarray, rate: int, bit_rate: int = 96000) -> bytes:
   return file.getvalue()
 
 
-def _address(kind: str, data: bytes) -> str:
+def address(kind: str, data: bytes) -> str:
+  """What stands in a page for a file of that kind."""
   return f'data:{kind};base64,{base64.b64encode(data).decode()}'
 
 

@@ -27,6 +27,8 @@ MODULES = (
   'v2meow_jax.training.writers',
   'v2meow_jax.experiment.samples',
   'v2meow_jax.experiment.warm_start',
+  'v2meow_jax.curation.curation',
+  'v2meow_jax.curation.duplicates',
   'v2meow_jax.data.batches',
   'v2meow_jax.data.seqio_batches',
 )

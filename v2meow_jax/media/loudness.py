@@ -38,12 +38,43 @@ def integrated_loudness(audio: np.ndarray, sample_rate: int) -> float:
   block = min(round(0.4 * sample_rate), audio.shape[0])
   starts = np.round(np.arange(0, audio.shape[0] - block + 1, 0.1 * sample_rate)).astype(int)
   starts = starts[starts + block <= audio.shape[0]]
-  power = np.maximum(energy[starts + block] - energy[starts], 0) / block
+  return gated(np.maximum(energy[starts + block] - energy[starts], 0) / block)
+
+
+def gated(power: np.ndarray) -> float:
+  """LUFS of blocks of 400 ms by their K-weighted power, channels added; -inf where all are too quiet."""
   power = power[power > _power(_ABSOLUTE_GATE)]
   if not power.size:
     return -math.inf
   power = power[power > _power(_loudness(power.mean()) + _RELATIVE_GATE)]
   return _loudness(power.mean())
+
+
+def of_tenths(energies: np.ndarray) -> float:
+  """Integrated loudness in LUFS by what `Meter` measured: blocks are four tenths of a second that overlap."""
+  if len(energies) < 4:
+    return gated(energies[:1])
+  return gated(np.convolve(energies.astype(np.float64), np.full(4, 0.25), 'valid'))
+
+
+class Meter:
+  """K-weighted power of sound that comes in pieces, of each tenth of a second, channels added.
+
+  Args:
+    sample_rate: in Hz, a multiple of 10.
+    channels: of the pieces; all but the last hold whole tenths of a second.
+  """
+
+  def __init__(self, sample_rate: int, channels: int):
+    self._sections, self._step = _k_weighting(sample_rate), sample_rate // 10
+    self._state = np.zeros((len(self._sections), 2, channels))
+
+  def __call__(self, audio: np.ndarray) -> np.ndarray:
+    """float32 [tenths] of the next samples [samples, channels]; a rest below a tenth is left out."""
+    weighted, self._state = signal.sosfilt(self._sections, audio.astype(np.float64), axis=0, zi=self._state)
+    whole = weighted[: len(weighted) // self._step * self._step]
+    tenths = np.square(whole).reshape(-1, self._step, weighted.shape[1])
+    return tenths.mean(1).sum(1).astype(np.float32)
 
 
 def normalize_loudness(

@@ -3,9 +3,11 @@
 import dataclasses
 import math
 import struct
+from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ UPRIGHT = Orientation(False, 0)
 
 def matrix_of(frame: av.VideoFrame) -> bytes | None:
   """The display matrix as the file has it: nine 32-bit integers; None where there is none."""
-  found = frame.side_data.get('DISPLAYMATRIX')
+  found: Any = frame.side_data.get(Type.DISPLAYMATRIX)  # pyright: ignore (a name would be looked up slowly)
   return None if found is None else bytes(found)[:36]
 
 
