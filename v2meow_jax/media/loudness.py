@@ -71,6 +71,8 @@ class Meter:
 
   def __call__(self, audio: np.ndarray) -> np.ndarray:
     """float32 [tenths] of the next samples [samples, channels]; a rest below a tenth is left out."""
+    from scipy import signal
+
     weighted, self._state = signal.sosfilt(self._sections, audio.astype(np.float64), axis=0, zi=self._state)
     whole = weighted[: len(weighted) // self._step * self._step]
     tenths = np.square(whole).reshape(-1, self._step, weighted.shape[1])
