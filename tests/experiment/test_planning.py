@@ -191,7 +191,7 @@ def test_a_recipe_is_planned_within_seconds(capsys):
   began = time.monotonic()
   status, out, _ = run(capsys, '--gin_file=recipes/v2meow_semantic.gin', '--topology=v5e:16x16')
   # A second or two on an idle machine.
-  assert status == 0 and time.monotonic() - began < 20
+  assert status == 0 and time.monotonic() - began < 60
   assert '256 x v5e, mesh data=256 fsdp=1 tensor=1' in out and 'does not fit' not in out
   # 24 layers of 4 x 1024 x 1024 and 3 x 1024 x 4096; embedding and head of 1024 codes; projections of 768
   # and 1024; seven vectors and two norms a layer.

@@ -191,14 +191,14 @@ def test_a_run_writes_its_rates_and_what_it_waits_for_is_not_good(tmp_path):
   import time as real
 
   train(
-    tmp_path, batches=Ones(lambda number: real.sleep(0.02)), total_steps=24, log_every=12, checkpoint_every=0
+    tmp_path, batches=Ones(lambda number: real.sleep(0.1)), total_steps=24, log_every=12, checkpoint_every=0
   )
   rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
   for row in rows:
     # Six tokens a step, whatever the machine's speed; three batches at most were read ahead.
     assert row['tokens_per_second'] * row['seconds_per_step'] == pytest.approx(6)
     assert 0 <= row['goodput'] <= 1 and 'mfu' not in row
-  assert rows[1]['data_wait'] > 0.5 and rows[1]['seconds_per_step'] > 0.019
+  assert rows[1]['data_wait'] > 0.5 and rows[1]['seconds_per_step'] > 0.09
 
 
 # Traces.
