@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+from bench_data import rate
+from synthetic import Synthetic
 
 from v2meow_jax import stores, terminal
 from v2meow_jax.data import preparation, table
@@ -28,18 +30,6 @@ from v2meow_jax.streams import Stream
 TESTS = pathlib.Path(__file__).parent.parent / 'tests' / 'stores'
 STREAMS = (Stream('video/clip', 'embedding', 1, 512), Stream('audio/acoustic', 'tokens', 50, 4, 1024))
 CROP, BATCH = 10, 32
-
-
-class Synthetic:
-  """Elements that are a hash of stream and clip."""
-
-  def __init__(self, stream: Stream):
-    self.stream, self.identity = stream, {'encoder': 'synthetic', 'stream': stream.name}
-
-  def encode_clip(self, clip) -> np.ndarray:
-    rng = np.random.default_rng([int(clip.start), self.stream.width])
-    shape = (self.stream.length(clip.duration), self.stream.width)
-    return rng.normal(size=shape) if self.stream.kind == 'embedding' else rng.integers(0, 1024, shape)
 
 
 def make_dataset(directory, clips: int) -> None:
@@ -66,13 +56,7 @@ def serve(delay: float, pipe) -> None:
 def crops(directory, seconds: float, at_once: int) -> float:
   """Crops a second, after a first batch."""
   stores.AT_ONCE = at_once
-  batches = ClipBatches(str(directory), STREAMS, CROP, BATCH, seed=0).start(0)
-  next(batches)
-  began, count = time.perf_counter(), 0
-  while time.perf_counter() - began < seconds:
-    next(batches)
-    count += BATCH
-  return count / (time.perf_counter() - began)
+  return rate(ClipBatches(str(directory), STREAMS, CROP, BATCH, seed=0).start(0), BATCH, seconds)
 
 
 def ranges(directory, seconds: float, at_once: int) -> float:

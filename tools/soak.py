@@ -22,7 +22,7 @@ import sys
 import time
 
 import jax
-import numpy as np
+from synthetic import Synthetic
 
 from v2meow_jax import cli, terminal
 from v2meow_jax.data import preparation, table
@@ -54,18 +54,6 @@ def train(arguments: list[str], reads: pathlib.Path, told: pathlib.Path) -> None
 
   CropSource.__getitem__ = noted
   sys.exit(cli.main(['train', *arguments]))
-
-
-class Synthetic:
-  """Elements that are a hash of stream and clip."""
-
-  def __init__(self, stream: Stream):
-    self.stream, self.identity = stream, {'encoder': 'synthetic', 'stream': stream.name}
-
-  def encode_clip(self, clip) -> np.ndarray:
-    rng = np.random.default_rng([int(clip.start), self.stream.width])
-    shape = (self.stream.length(clip.duration), self.stream.width)
-    return rng.normal(size=shape) if self.stream.kind == 'embedding' else rng.integers(0, 16, shape)
 
 
 def make_dataset(directory: pathlib.Path) -> None:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from own import Own
 
 from v2meow_jax import stores
 from v2meow_jax.data import preparation, table
@@ -18,18 +19,6 @@ from v2meow_jax.training.checkpoints import restore_arrays
 pytest.importorskip('tensorflow_datasets', reason='part of the extra "train"')
 
 STREAMS = (Stream('video/motion', 'embedding', 4, 14), Stream('audio/semantic', 'tokens', 25, 1, 16))
-
-
-class Own:
-  """Elements that are a hash of stream, clip and place."""
-
-  def __init__(self, stream):
-    self.stream, self.identity = stream, {'encoder': 'own', 'stream': stream.name}
-
-  def encode_clip(self, clip):
-    rng = np.random.default_rng([int(clip.start), self.stream.width])
-    shape = (self.stream.length(clip.duration), self.stream.width)
-    return rng.normal(size=shape) if self.stream.kind == 'embedding' else rng.integers(0, 16, shape)
 
 
 def make(directory):

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from own import Own
 
 from v2meow_jax import errors, files, stores, terminal
 from v2meow_jax.commands import prepare
@@ -18,18 +19,6 @@ pytest.importorskip('tensorflow_datasets', reason='part of the extra "train"')
 
 WIDE = Stream('video/wide', 'embedding', 4, 64)
 TOKENS = Stream('audio/semantic', 'tokens', 25, 1, 512)
-
-
-class Own:
-  """Elements that are a hash of stream, clip and place."""
-
-  def __init__(self, stream):
-    self.stream, self.identity = stream, {'encoder': 'own', 'stream': stream.name}
-
-  def encode_clip(self, clip):
-    rng = np.random.default_rng([int(clip.start), self.stream.width])
-    shape = (self.stream.length(clip.duration), self.stream.width)
-    return rng.normal(size=shape) if self.stream.kind == 'embedding' else rng.integers(0, 512, shape)
 
 
 def make(directory):

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         kept=kept.Kept(args.out / 'kept') if args.out else None,
       )  # fmt: skip
     if args.shard[1] > 1:
-      print(f'part {args.shard[0]} of {args.shard[1]} is measured; without --shard the report is written')
+      _end_part(*args.shard)
       return 0
     if 'codec' not in report:
       terminal.say(f'{args.dataset}: no stream audio/waveform, so the codec is not measured')
@@ -180,7 +180,7 @@ def _music(args: argparse.Namespace) -> int:
     )
     report['failures'] |= failures
     if args.shard[1] > 1:
-      print(f'part {args.shard[0]} of {args.shard[1]} is measured; without --shard the report is written')
+      _end_part(*args.shard)
       return _told(report)
     good = [piece for piece in pieces if piece.name not in report['failures']]
     heard = music_report.examples(good, measuring, args.examples, 10.0, extra)
@@ -208,6 +208,10 @@ def _embedders(
       raise errors.ConfigError(f'--{option}: {name} is no embedding of sound')
     found.append(encoder)
   return tuple(found)
+
+
+def _end_part(number: int, count: int) -> None:
+  print(f'part {number} of {count} is measured; without --shard the report is written')
 
 
 def _end(args: argparse.Namespace, report: dict[str, Any], lines: list[str], document: str) -> int:

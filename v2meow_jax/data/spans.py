@@ -58,14 +58,14 @@ def span_of(row: dict[str, Any]) -> Span:
     if not row.get('audio') and info.audio is not None:
       audio = video
       ends.append(info.audio.duration)
-      about |= {'sample_rate': info.audio.sample_rate, 'channels': info.audio.channels}
+      about |= _of_sound(info.audio)
   if row.get('audio'):
     audio = row['audio']
     info = probe.probe(audio)
     if info.audio is None:
       raise errors.MediaError(f'{audio}: there is no audio stream in it')
     ends.append(info.audio.duration)
-    about |= {'sample_rate': info.audio.sample_rate, 'channels': info.audio.channels}
+    about |= _of_sound(info.audio)
   start, end = float(row.get('start') or 0), min(ends)
   if row.get('end') is not None:
     end = min(end, float(row['end']))
@@ -74,6 +74,10 @@ def span_of(row: dict[str, Any]) -> Span:
       f'{video or audio}: it ends at {min(ends):.2f} s, and the row begins at {start:g} s'
     )
   return Span(start, end - start, video, audio, **about)
+
+
+def _of_sound(info: probe.AudioInfo) -> dict[str, Any]:
+  return {'sample_rate': info.sample_rate, 'channels': info.channels}
 
 
 def spans_of(rows: Sequence[dict[str, Any]]) -> list[Span | Exception]:
