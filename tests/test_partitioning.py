@@ -24,8 +24,7 @@ def run(devices: int, shapes, out, what='stage', wide=True, steps=20, **more) ->
     [sys.executable, str(pathlib.Path(__file__).with_name('mesh_program.py')), json.dumps(asked)],
     capture_output=True,
     text=True,
-    env=os.environ
-    | {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'},
+    env=os.environ | {'JAX_NUM_CPU_DEVICES': str(devices), 'JAX_PLATFORMS': 'cpu'},
   )
   assert done.returncode == 0, done.stderr
   return json.loads(done.stdout.splitlines()[-1])

@@ -1,9 +1,11 @@
-"""Times our DAC and EnCodec beside transformers' on the same machine, weights and signal, in float32.
+"""Times codecs: DAC and EnCodec beside transformers', same weights and signal; or recipes' codecs alone.
 
     python tools/bench_codec.py [--codecs=dac_16k,encodec_24k] [--threads=2]
+    python tools/bench_codec.py --no_peer [--recipes=soundstream_24k,magnitude_24k]
 
-Needs torch and transformers. Ratios are of medians in one run, the two in turn; GFLOP/s are the compiler's
-count of our program (loops over time once) over our time, beside the fastest product of two square matrices.
+The peer needs torch and transformers. Ratios are of medians in one run in float32, the two in turn; FLOP/s
+are the compiler's count of our program (loops over time once) over our time, beside a product of two square
+matrices.
 """
 
 import argparse
@@ -11,17 +13,17 @@ import statistics
 import sys
 import time
 
-import codec_parity
-import jax
-import jax.numpy as jnp
 import numpy as np
-import torch
+import recipes
+import timing
 
+from v2meow_jax import errors
 from v2meow_jax.codec import published
 from v2meow_jax.codec.codec import Codec
 
 
 def seconds(run) -> float:
+  """Time of a call."""
   began = time.perf_counter()
   run()
   return time.perf_counter() - began
@@ -35,48 +37,80 @@ def in_turn(ours, theirs, repeats: int) -> tuple[float, float]:
   return statistics.median(t for t, _ in times), statistics.median(t for _, t in times)
 
 
-def peak() -> float:
-  """FLOP/s of a product of two square float32 matrices."""
-  n = 2048
-  x = jnp.ones((n, n))
-  product = jax.jit(lambda x: x @ x)
-  product(x).block_until_ready()
-  return 2 * n**3 / min(seconds(lambda: product(x).block_until_ready()) for _ in range(5))
+def ways(codec: Codec, audio: np.ndarray) -> dict:
+  """way -> (a call that waits for its result, FLOPs of it)."""
+  codes = codec.encode(audio)
+  counted = {
+    'encode': codec._encode.lower(codec.weights, codec._filled(audio)),
+    'decode': codec._decode.lower(codec.weights, codes.astype(np.int32)),
+  }
+  flops = {
+    way: (lowered.compile().cost_analysis() or {}).get('flops', np.nan) for way, lowered in counted.items()
+  }
+  return {
+    'encode': (lambda: codec.encode(audio), flops['encode']),
+    'decode': (lambda: codec.decode(codes), flops['decode']),
+  }
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--codecs', default='dac_16k,encodec_24k')
-  parser.add_argument('--threads', type=int, default=2)
-  parser.add_argument('--repeats', type=int, default=5)
-  args = parser.parse_args()
+def told(name: str, way: str, shape: tuple[int, float], mine: float, flops: float, peak: float) -> dict:
+  """A row of results."""
+  batch, length = shape
+  return {
+    'codec': name, 'batch': batch, 'seconds': length, 'way': way, 'ours_s': mine,
+    'times_real_time': batch * length / mine, 'gflops': flops / mine / 1e9,
+    'of_the_peak': flops / mine / peak,
+  }  # fmt: skip
+
+
+def beside_transformers(args: argparse.Namespace, peak: float) -> None:
+  """Published codecs."""
+  try:
+    import codec_parity
+    import torch
+  except ImportError as error:
+    raise errors.ConfigError('the peer needs torch and transformers; --no_peer leaves it out') from error
   torch.set_num_threads(args.threads)
-  limit = peak()
-  print(f'{args.threads} threads, float32; a product of two square matrices: {limit / 1e9:.0f} GFLOP/s\n')
-  print(
-    '| codec | signal | way | ours, s | transformers, s | ratio | times real time | GFLOP/s | of the peak |'
-  )
-  print('|---|---|---|---|---|---|---|---|---|')
   for name in args.codecs.split(','):
     model, arrays, settings = codec_parity.make(name, small=False)
     codec = Codec(*published.convert(arrays, settings))
     for batch, length in ((1, 10), (4, 3)):
       x = codec_parity.sound(np.random.default_rng(0), batch, length * codec.sample_rate)
-      audio = x.numpy().transpose(0, 2, 1)
-      codes, _ = codec_parity.theirs(model, x)
       peers = codec_parity.theirs_apart(model, x)
-      ways = {
-        'encode': (lambda: codec.encode(audio), codec._encode, codec._filled(audio)),  # noqa: B023
-        'decode': (lambda: codec.decode(codes), codec._decode, codes.astype(np.int32)),  # noqa: B023
-      }
-      for way, (run, compiled, given) in ways.items():
-        flops = compiled.lower(codec.weights, given).compile().cost_analysis()['flops']
+      for way, (run, flops) in ways(codec, x.numpy().transpose(0, 2, 1)).items():
         mine, other = in_turn(run, peers[way], args.repeats)
-        print(
-          f'| {name} | {batch} x {length} s | {way} | {mine:.3f} | {other:.3f} | {other / mine:.2f} | '
-          f'{batch * length / mine:.1f} | {flops / mine / 1e9:.0f} | {flops / mine / limit:.0%} |',
-          flush=True,
-        )
+        row = told(name, way, (batch, length), mine, flops, peak)
+        timing.tell(row | {'transformers_s': other, 'ratio': other / mine}, args.json)
+
+
+def alone(args: argparse.Namespace, peak: float) -> None:
+  """Recipes' codecs, of random weights."""
+  for name in args.recipes.split(','):
+    codec = recipes.random_codec(recipes.inspected(name)[0])
+    for batch in (1, 16):
+      shape = (batch, int(args.seconds * codec.sample_rate), codec.config.channels)
+      audio = (0.2 * np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
+      for way, (run, flops) in ways(codec, audio).items():
+        mine = timing.median_seconds(run, args.repeats)
+        timing.tell(told(name, way, (batch, args.seconds), mine, flops, peak), args.json)
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--codecs', default='dac_16k,encodec_24k')
+  parser.add_argument('--recipes', default='soundstream_24k,magnitude_24k')
+  parser.add_argument('--no_peer', action='store_true', help="recipes' codecs instead of published ones")
+  parser.add_argument('--seconds', type=float, default=10.0, help="of sound, for recipes' codecs")
+  parser.add_argument('--threads', type=int, default=2)
+  parser.add_argument('--repeats', type=int, default=5)
+  parser.add_argument('--json', help='a file to which rows are appended')
+  args = parser.parse_args()
+  try:
+    (alone if args.no_peer else beside_transformers)(args, timing.product_flops())
+  except errors.InputError as error:
+    print(f'bench_codec: {error}', file=sys.stderr)
+    return 2
+  return 0
 
 
 if __name__ == '__main__':

@@ -1,11 +1,12 @@
 """Times a step of our decode loop beside transformers' MusicGen decoder of the same sizes.
 
-    python tools/bench_decode.py [--layers=24 --width=1024] [--batches=1,8] [--dtypes=float32,bfloat16]
+    python tools/bench_decode.py [--layers=24 --width=1024] [--batches=1,8,32] [--dtypes=float32,bfloat16]
 
-Needs torch and transformers. Ours is the whole loop that generation runs (embedding, layers, heads, drawing)
-for a crop of the longest context; a step's time is the difference of runs that end after few and after many
-steps. The peer's is its forward pass and drawing, with its own growing cache. The limit: the layers' weights
-at the speed at which our fastest form of a product with as many rows reads large matrices.
+Ours is the whole loop that generation runs (embedding, layers, heads, drawing) for a crop of the longest
+context; a step's time is the difference of runs that end after few and after many steps. The peer's (torch
+and transformers) is its forward pass and drawing, with its own growing cache. Both draw from the likeliest
+100. The limit is what no step can undercut: on a CPU the layers' products alone, at their own shapes and each
+with its own weights; elsewhere reading weights and cache once at the speed at which an array is summed.
 """
 
 import argparse
@@ -17,9 +18,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
+import timing
 
+from v2meow_jax import errors
 from v2meow_jax.generation import decode
 from v2meow_jax.models.linear import product
 from v2meow_jax.models.stage_model import StageModel
@@ -28,17 +29,18 @@ from v2meow_jax.sampling import Sampling
 from v2meow_jax.stages import Stage, Target
 from v2meow_jax.streams import Stream
 
-LEVELS, CODES, LONGEST = 4, 2048, 1024
+LEVELS, CODES = 4, 2048
 FEW, MANY = 4, 68
 
 
-def build(args: argparse.Namespace, dtype: str):
-  """(model, parameters) of random weights."""
+def build(args: argparse.Namespace, dtype: str, longest: int):
+  """(model, parameters) of random weights, for contexts of up to `longest` steps."""
   target = Target(Stream('audio/acoustic', 'tokens', 50, LEVELS, CODES), pattern='delay')
-  stage = Stage('acoustic', (), target, f'{LONGEST + MANY + 4}/50')
+  stage = Stage('acoustic', (), target, f'{longest + MANY + 4}/50')
   config = TransformerConfig(
-    args.layers, args.width, args.heads, args.mlp, gated=False, dtype=dtype, transposed=True
-  )
+    args.layers, args.width, args.heads, args.mlp, gated=False, dtype=dtype,
+    transposed=jax.default_backend() == 'cpu',
+  )  # fmt: skip
   model = StageModel(stage, config)
   batch = {
     target.stream.name: np.zeros((1, stage.frames, LEVELS), np.int32),
@@ -67,28 +69,41 @@ def ours(model: StageModel, params, batch: int, context: int, sampling: Sampling
   return run
 
 
-def theirs(args: argparse.Namespace, dtype: str):
+def theirs(args: argparse.Namespace, dtype: str, longest: int):
   """The peer, of random weights."""
+  try:
+    import torch
+    from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
+  except ImportError as error:
+    raise errors.ConfigError('the peer needs torch and transformers; --no_peer leaves it out') from error
   config = MusicgenDecoderConfig(
     vocab_size=CODES, num_codebooks=LEVELS, num_hidden_layers=args.layers, hidden_size=args.width,
-    num_attention_heads=args.heads, ffn_dim=args.mlp, max_position_embeddings=2048,
+    num_attention_heads=args.heads, ffn_dim=args.mlp, max_position_embeddings=longest + MANY + 4,
   )  # fmt: skip
   torch.manual_seed(0)
-  return MusicgenForCausalLM(config).eval().to(getattr(torch, dtype))
+  place = 'cuda' if torch.cuda.is_available() else 'cpu'
+  return MusicgenForCausalLM(config).eval().to(place, getattr(torch, dtype))
 
 
-def peer_seconds(model, batch: int, context: int) -> float:
+def peer_seconds(model, batch: int, context: int, top_k: int) -> float:
   """Time of one of the peer's steps."""
+  import torch
+
+  def drawn(logits):
+    logits = logits.float()
+    if top_k:  # as TopKLogitsWarper does it
+      logits = logits.masked_fill(logits < torch.topk(logits, top_k)[0][..., -1:], -torch.inf)
+    return torch.multinomial(torch.softmax(logits, -1), 1)
 
   with torch.inference_mode():
-    ids = torch.randint(0, CODES, (batch * LEVELS, context))
+    ids = torch.randint(0, CODES, (batch * LEVELS, context), device=model.device)
     out = model(input_ids=ids, use_cache=True)
     times = []
     for _ in range(MANY):
       began = time.perf_counter()
-      logits = out.logits[:, -1].float()
-      ids = torch.multinomial(torch.softmax(logits, -1), 1)
+      ids = drawn(out.logits[:, -1])
       out = model(input_ids=ids, past_key_values=out.past_key_values, use_cache=True)
+      out.logits[0, 0, 0].item()  # waits for a GPU
       times.append(time.perf_counter() - began)
   return statistics.median(times)
 
@@ -106,55 +121,51 @@ def step_seconds(run, repeats: int) -> float:
   return statistics.median(differences) / (MANY - FEW)
 
 
-def limit(params, batch: int, dtype: str) -> float:
-  """Seconds that reading all layers' weights once takes, by a product of `batch` vectors with a matrix."""
-  count = sum(leaf.size for leaf in jax.tree.leaves(params['transformer']))
-  side = 4096
-  many = max(2, count // side**2 // 4)
-  matrices = [jnp.ones((side, side), dtype) for _ in range(many)]
+def limit(model: StageModel, params, batch: int, context: int) -> float:
+  """Seconds of a step below which none can be; see the module's docstring."""
+  weights = [leaf for leaf in jax.tree.leaves(params['transformer']) if leaf.ndim == 2]
+  if jax.default_backend() != 'cpu':
+    held = 2 * batch * context * model.config.width * model.config.layers * weights[0].dtype.itemsize
+    return (sum(leaf.nbytes for leaf in weights) + held) / timing.read_bandwidth()
 
   @jax.jit
-  def products(x, matrices):
-    for matrix in matrices:
-      x = product(x, matrix)
-    return x
+  def products(xs, weights):
+    return [product(xs[kernel.shape[1]], kernel) for kernel in weights]
 
-  x = jnp.ones((batch, side), dtype)
-  products(x, matrices).block_until_ready()
-  times = []
-  for _ in range(5):
-    began = time.perf_counter()
-    products(x, matrices).block_until_ready()
-    times.append(time.perf_counter() - began)
-  return min(times) * count / (many * side**2)
+  xs = {width: jnp.ones((batch, width), weights[0].dtype) for width in {w.shape[1] for w in weights}}
+  return timing.median_seconds(lambda: jax.block_until_ready(products(xs, weights)), 5)
 
 
-def main() -> None:
+def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   for name, value in (('layers', 24), ('width', 1024), ('heads', 16), ('mlp', 4096), ('repeats', 3)):
     parser.add_argument(f'--{name}', type=int, default=value)
-  parser.add_argument('--batches', default='1,8')
-  parser.add_argument('--contexts', default=f'64,{LONGEST}')
+  parser.add_argument('--batches', default='1,8,32')
+  parser.add_argument('--contexts', default='64,512,2048')
   parser.add_argument('--dtypes', default='float32,bfloat16')
-  parser.add_argument('--top_k', type=int, default=0, help='tokens that are drawn from; 0: all')
+  parser.add_argument('--top_k', type=int, default=100, help='tokens that are drawn from; 0: all')
   parser.add_argument('--no_peer', action='store_true')
+  parser.add_argument('--json', help='a file to which rows are appended')
   args = parser.parse_args()
+  contexts = [int(each) for each in args.contexts.split(',')]
   sampling = Sampling(top_k=args.top_k)
-  print('| dtype | batch | context | ours, ms | MusicGen, ms | ratio | limit, ms |')
-  print('|---|---|---|---|---|---|---|')
   for dtype in args.dtypes.split(','):
-    model, params = build(args, dtype)
-    other = None if args.no_peer else theirs(args, dtype)
+    try:
+      other = None if args.no_peer else theirs(args, dtype, max(contexts))
+    except errors.InputError as error:
+      print(f'bench_decode: {error}', file=sys.stderr)
+      return 2
+    model, params = build(args, dtype, max(contexts))
     for batch in map(int, args.batches.split(',')):
-      floor = limit(params, batch, dtype)
-      for context in map(int, args.contexts.split(',')):
+      for context in contexts:
         mine = step_seconds(ours(model, params, batch, context, sampling), args.repeats)
-        its = float('nan') if other is None else peer_seconds(other, batch, context)
-        print(
-          f'| {dtype} | {batch} | {context} | {1e3 * mine:.1f} | {1e3 * its:.1f} | {its / mine:.2f} | '
-          f'{1e3 * floor:.1f} |',
-          flush=True,
-        )
+        row = {'dtype': dtype, 'batch': batch, 'context': context, 'top_k': args.top_k, 'ours_ms': 1e3 * mine}
+        row |= {'limit_ms': 1e3 * limit(model, params, batch, context), 'steps_a_second': 1 / mine}
+        if other is not None:
+          its = peer_seconds(other, batch, context, args.top_k)
+          row |= {'musicgen_ms': 1e3 * its, 'ratio': its / mine}
+        timing.tell(row, args.json)
+  return 0
 
 
 if __name__ == '__main__':

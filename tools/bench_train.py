@@ -3,21 +3,21 @@
     python tools/bench_train.py --peer=torch                 # 8 layers x 512, length 1,024, batch 4, float32
     python tools/bench_train.py --recipe=v2meow_coarse --hardware=gpu_1 --batch=16     # a recipe's step
 
-Model FLOPs are those of docs/scale.md. Beside them stands the fastest product of two square float32 (on a
-GPU bfloat16) matrices in the same run.
+Model FLOPs are those of docs/scale.md. Beside them stands a product of two square float32 (on a GPU bfloat16)
+matrices in the same run.
 """
 
 import argparse
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import recipes
+import timing
 
 from v2meow_jax import errors
-from v2meow_jax.experiment import configuration, experiment
 from v2meow_jax.models.trainable import StageTrainable
 from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.partitioning import Partitioner
@@ -26,25 +26,6 @@ from v2meow_jax.streams import Stream
 from v2meow_jax.training import health
 
 RATE = 1e-4
-
-
-def fastest(run, steps: int) -> float:
-  """Seconds of the median of `steps` calls, after two that are not counted."""
-  times = []
-  for n in range(steps + 2):
-    began = time.perf_counter()
-    run()
-    if n > 1:
-      times.append(time.perf_counter() - began)
-  return float(np.median(times))
-
-
-def matmul_flops(dtype) -> float:
-  """FLOP/s of a product of two square matrices."""
-  n = 8192 if jax.default_backend() == 'gpu' else 2048
-  x = jnp.ones((n, n), dtype)
-  product = jax.jit(lambda x: x @ x)
-  return 2 * n**3 / fastest(lambda: product(x).block_until_ready(), 5)
 
 
 def plain(args: argparse.Namespace) -> tuple[StageTrainable, dict]:
@@ -66,24 +47,9 @@ def plain(args: argparse.Namespace) -> tuple[StageTrainable, dict]:
 
 def recipe(args: argparse.Namespace) -> tuple[StageTrainable, dict]:
   """A recipe's network, with a batch of random tokens."""
-  files = [f'--gin_file=recipes/{args.recipe}.gin']
-  files += [f'--gin_file=hardware/{args.hardware}.gin'] if args.hardware else []
-  settings = [f'--gin.BATCH_SIZE={args.batch}', '--gin.StageTrainable.microbatches=1', *args.gin]
-  parsed = configuration.parse(configuration.parser('bench_train', None), [*files, *settings])
-  found = []
-  experiment.inspect(parsed, lambda trainable, batches, *_: found.append((trainable, batches)))
-  trainable, batches = found[0]
-  rng = np.random.default_rng(0)
-  codes = {stream.name: stream.codes for stream in trainable.stage.streams}
-  batch = {}
-  for name, x in batches.shapes().items():
-    if x.dtype == np.int32:
-      batch[name] = rng.integers(0, codes[name], x.shape).astype(np.int32)
-    else:
-      batch[name] = (
-        np.ones(x.shape, bool) if x.dtype == bool else rng.standard_normal(x.shape).astype(x.dtype)
-      )
-  return trainable, batch
+  settings = (f'--gin.BATCH_SIZE={args.batch}', '--gin.StageTrainable.microbatches=1', *args.gin)
+  trainable, batches = recipes.inspected(args.recipe, args.hardware, settings)
+  return trainable, recipes.random_batch(trainable, batches)
 
 
 def ours(trainable: StageTrainable, batch: dict, steps: int) -> float:
@@ -99,7 +65,7 @@ def ours(trainable: StageTrainable, batch: dict, steps: int) -> float:
     held[0], metrics = step(held[0], placed, jax.random.key(1))
     jax.block_until_ready(metrics)
 
-  return fastest(run, steps)
+  return timing.median_seconds(run, steps, 2)
 
 
 def torch_step(args: argparse.Namespace, trainable: StageTrainable, length: int) -> float:
@@ -166,7 +132,27 @@ def torch_step(args: argparse.Namespace, trainable: StageTrainable, length: int)
     optimizer.zero_grad()
     loss.item()
 
-  return fastest(run, args.steps)
+  return timing.median_seconds(run, args.steps, 2)
+
+
+def measured(args: argparse.Namespace, peak: float) -> dict[str, float | int | str]:
+  """A row of results."""
+  trainable, batch = recipe(args) if args.recipe else plain(args)
+  length = trainable.stage.prefix_length + trainable.stage.steps
+  flops = trainable.flops(batch)
+  seconds = ours(trainable, batch, args.steps)
+  row = {
+    'network': args.recipe or f'{args.layers} x {args.width}', 'dtype': trainable.config.dtype,
+    'batch': args.batch, 'length': length, 'ours_ms': 1e3 * seconds, 'tflops': flops / seconds / 1e12,
+    'product_tflops': peak / 1e12,
+  }  # fmt: skip
+  limit = health.peak_flops(jax.devices()[0].device_kind)
+  if limit:
+    row['mfu'] = flops / seconds / jax.device_count() / limit
+  if args.peer == 'torch':
+    other = torch_step(args, trainable, length)
+    row |= {'torch_ms': 1e3 * other, 'ours_over_torch': seconds / other}
+  return row
 
 
 def main() -> int:
@@ -178,30 +164,27 @@ def main() -> int:
   sizes = {'layers': 8, 'width': 512, 'heads': 8, 'mlp': 2048, 'vocabulary': 4096, 'length': 1024, 'batch': 4}
   for name, value in {**sizes, 'steps': 5}.items():
     parser.add_argument(f'--{name}', type=int, default=value)
+  parser.add_argument('--grow', action='store_true', help='doubles the batch for as long as memory allows')
   parser.add_argument('--dtype', default='float32')
   parser.add_argument('--remat', default='none')
   parser.add_argument('--scan_layers', action='store_true')
+  parser.add_argument('--json', help='a file to which rows are appended')
   args = parser.parse_args()
   try:
-    trainable, batch = recipe(args) if args.recipe else plain(args)
-    length = trainable.stage.prefix_length + trainable.stage.steps
-    dtype = trainable.config.dtype
-    peak = matmul_flops(jnp.bfloat16 if jax.default_backend() == 'gpu' else jnp.float32)
-    flops, seconds = trainable.flops(batch), ours(trainable, batch, args.steps)
-    kind = jax.devices()[0].device_kind
-    print(f'{kind} x {jax.device_count()}, {dtype}, batch {args.batch}, length {length}')
-    print(f'ours     {seconds * 1e3:8.1f} ms a step, {flops / seconds / 1e12:7.3f} TFLOP/s')
-    print(f'matmul   {peak / 1e12:24.3f} TFLOP/s: ours is {flops / seconds / peak:.0%} of it')
-    if health.peak_flops(kind):
-      print(f'MFU      {flops / seconds / jax.device_count() / health.peak_flops(kind):.1%}')
-    if args.peer == 'torch':
-      other = torch_step(args, trainable, length)
-      print(f'torch    {other * 1e3:8.1f} ms a step, {flops / other / 1e12:7.3f} TFLOP/s')
-      print(f'ours takes {seconds / other:.2f} times as long as torch')
+    peak = timing.product_flops(jnp.bfloat16 if jax.default_backend() == 'gpu' else jnp.float32)
+    while True:
+      timing.tell(measured(args, peak), args.json)
+      if not args.grow:
+        return 0
+      args.batch *= 2
   except errors.InputError as error:
     print(f'bench_train: {error}', file=sys.stderr)
     return 2
-  return 0
+  except jax.errors.JaxRuntimeError as error:
+    if args.grow and 'RESOURCE_EXHAUSTED' in str(error):
+      timing.tell({'network': args.recipe, 'batch': args.batch, 'fits': False}, args.json)
+      return 0
+    raise
 
 
 if __name__ == '__main__':

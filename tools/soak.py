@@ -232,7 +232,7 @@ def main(argv: list[str]) -> int:
   # What runs behind a shell ignores it, and so would all that it starts.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   os.environ |= {
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={DEVICES // args.processes}',
+    'JAX_NUM_CPU_DEVICES': str(DEVICES // args.processes),
     'JAX_PLATFORMS': 'cpu',
   }
   make_dataset(args.out / 'data')

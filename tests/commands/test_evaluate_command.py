@@ -60,6 +60,7 @@ def test_figures_are_a_plain_dictionary_with_provenance(report):
   assert len(about['bundle']) == 64 and about['seed'] == 0 and about['versions']['jax']
 
 
+@pytest.mark.slow
 def test_bfloat16_is_compared_with_float32(small_bundle, small_dataset, report, tmp_path, capsys):
   chosen = ('--crops=8', '--clips=2', '--dtype=bfloat16', f'--out={tmp_path}')
   assert evaluate.main([f'--bundle={small_bundle}', f'--dataset={small_dataset}', *chosen]) == 0

@@ -73,6 +73,7 @@ def test_a_run_is_its_directory_and_needs_no_tensorflow(undisturbed):
   assert len(losses) == 2 and losses[1] < losses[0] < 2 * np.log(16)
 
 
+@pytest.mark.slow
 def test_seqio_trains_to_the_same_bits(undisturbed, small_dataset, tmp_path):
   finish(tmp_path / 'run', small_dataset, '--gin_file=runs/seqio.gin')
   same(tmp_path / 'run', undisturbed)

@@ -110,7 +110,7 @@ print(float(np.abs(codebooks.fit(blocks_of(cloud()), 2, 8).codebooks
 
 
 def test_four_devices_find_what_one_does():
-  environment = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
+  environment = os.environ | {'JAX_NUM_CPU_DEVICES': '4'}
   arguments = [sys.executable, '-c', PROGRAM, os.path.dirname(__file__)]
   made = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
   assert float(made.stdout) < 1e-4  # sums in another order

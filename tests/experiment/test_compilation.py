@@ -213,6 +213,7 @@ def test_a_stage_with_splash_attention_is_compiled_for_a_tpu_that_is_not_there(l
   assert not told(done)
 
 
+@pytest.mark.slow
 def test_layers_that_are_scanned_are_split_over_the_mesh(libtpu):
   arguments = (
     '--topology=v5e:2x2', '--gin_file=hardware/v5e_256.gin',

@@ -43,6 +43,13 @@ def test_what_decides_which_examples_are_seen_changes_only_if_it_is_allowed(tmp_
   assert (tmp_path / 'config_until_5.gin').read_bytes() == before
 
 
+def test_who_is_reading_sees_the_whole_of_what_held_before(tmp_path):
+  history.record(tmp_path, BEFORE, 'data', 0, allow=False, write=True)
+  with open(tmp_path / 'config.gin') as held:
+    history.record(tmp_path, BEFORE.replace('0.9', '0.8'), 'data', 7, allow=False, write=True)
+    assert 'adamw.b1 = 0.9' in held.read()
+
+
 def test_another_place_of_the_same_data_is_no_change_of_it(tmp_path):
   history.record(tmp_path, 'DATASET_DIR = "a"\n', 'data', 0, allow=False, write=True)
   history.record(tmp_path, 'DATASET_DIR = "b"\n', 'data', 5, allow=False, write=True)

@@ -268,9 +268,10 @@ def test_logits_do_not_depend_on_the_batch_size(pipeline, place):
     np.testing.assert_allclose(logits_of(runner, rows=8, each=each), together, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_mesh_gives_the_same_tokens(pipeline, small_bundle, demo_clip, tmp_path):
   program = pathlib.Path(__file__).with_name('sharded_program.py')
-  flags = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
+  flags = os.environ | {'JAX_NUM_CPU_DEVICES': '4'}
   done = subprocess.run(
     [sys.executable, program, small_bundle, demo_clip, tmp_path / 'made.npz'],
     capture_output=True, text=True, env=flags,

@@ -58,7 +58,7 @@ except errors.ConfigError as refused:
 
 
 def test_on_a_mesh_each_device_attends_to_its_own_examples_and_heads():
-  flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4', 'JAX_PLATFORMS': 'cpu'}
+  flags = {'JAX_NUM_CPU_DEVICES': '4', 'JAX_PLATFORMS': 'cpu'}
   done = subprocess.run([sys.executable, '-c', MESH], capture_output=True, text=True, env=os.environ | flags)
   assert done.returncode == 0, done.stderr
   error, spec, refused = json.loads(done.stdout)

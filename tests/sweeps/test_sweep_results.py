@@ -133,6 +133,17 @@ def test_ticks_are_round_and_within(span):
   assert len(steps) == 1 and f'{steps.pop():e}'[0] in '125'
 
 
+def test_of_an_evaluations_folder_its_metrics_are_read(tmp_path):
+  work = Work(Step('evaluation', 'evaluate', out='evaluation'), 's', 'all', {}, {})
+  folder = work.output(tmp_path)
+  folder.mkdir(parents=True)
+  assert results.of_work(work, tmp_path) == {}
+  metrics = {'coarse/nats_a_token': {'value': 2.0, 'interval': [1.0, 3.0], 'better': 'lower'}}
+  (folder / 'report.json').write_text(json.dumps({'metrics': metrics, 'codec': {'log_mel': 1}}))
+  found = results.of_work(work, tmp_path)
+  assert {name: value.final for name, value in found.items()} == {'evaluation/coarse/nats_a_token': 2.0}
+
+
 def test_reports_are_read_by_place_with_their_intervals(tmp_path):
   path = tmp_path / 'evaluation.json'
   path.write_text(json.dumps({

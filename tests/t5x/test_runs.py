@@ -101,6 +101,7 @@ def test_the_tree_is_t5xs(runs, tmp_path):
   assert down['v_row'].shape == (3, 16) and down['v_col'].shape == (3, 24)
 
 
+@pytest.mark.slow
 def test_another_optimizer_begins_anew(runs, tmp_path):
   path, _ = exporting.export(runs[False], tmp_path / 'model')
   lines = imported(path, tmp_path / 'run', trainable(optimizer=adamw(1e-3)))

@@ -43,7 +43,6 @@ class Started:
     with socket.socket() as free:
       free.bind(('localhost', 0))
       port = free.getsockname()[1]
-    flags = f'--xla_force_host_platform_device_count={DEVICES // count}'
     paths = (f'--gin.MODEL_DIR="{run}"', f'--gin.DATASET_DIR="{dataset}"')
     self.run, self.reads, self.errors, self.processes = run, [], [], []
     for index in range(count):
@@ -62,7 +61,7 @@ class Started:
           subprocess.Popen(
             [*command, *(many if count > 1 else ())],
             stderr=file,
-            env=os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
+            env=os.environ | {'JAX_NUM_CPU_DEVICES': str(DEVICES // count), 'JAX_PLATFORMS': 'cpu'},
           )
         )
 
@@ -109,6 +108,7 @@ def state_of(run):
   return state
 
 
+@pytest.mark.slow
 def test_each_process_reads_its_own_half_of_every_batch(undisturbed):
   numbers = [{int(line.split()[0]) for line in path.read_text().splitlines()} for path in undisturbed.reads]
   used = set(range(STEPS * BATCH))
@@ -137,6 +137,7 @@ def test_killed_and_resumed_on_two_processes_ends_with_the_same_bits(undisturbed
   jax.tree.map(np.testing.assert_array_equal, state_of(tmp_path / 'run'), state_of(undisturbed.run))
 
 
+@pytest.mark.slow
 def test_four_processes_then_two_then_one_see_the_examples_that_would_have_come(
   undisturbed, small_dataset, tmp_path
 ):
@@ -197,6 +198,7 @@ def test_a_signal_between_joining_and_the_first_step_is_heard():
   assert done.returncode == 75, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', LOSSES, ids=['dies', 'hangs'])
 def test_a_process_that_is_lost_ends_the_run_in_time_and_it_can_go_on(number, small_dataset, tmp_path):
   run = tmp_path / 'run'

@@ -370,7 +370,7 @@ def wide_leaf(name):
 
 
 def test_the_checksum_is_the_same_on_every_mesh_and_counted_by_hand():
-  flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'JAX_PLATFORMS': 'cpu'}
+  flags = {'JAX_NUM_CPU_DEVICES': '8', 'JAX_PLATFORMS': 'cpu'}
   code = [sys.executable, '-c', ON_MESHES, os.path.dirname(__file__)]
   here = os.path.dirname(__file__)
   path = os.pathsep.join([here, os.path.dirname(here)])

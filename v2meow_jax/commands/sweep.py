@@ -1,6 +1,7 @@
 """`v2meow sweep FILE.gin`: many trainings or whole pipelines, to one table and one page."""
 
 import argparse
+import fnmatch
 import pathlib
 
 from v2meow_jax import errors, names, terminal
@@ -44,8 +45,9 @@ def main(argv: list[str]) -> int:
       return terminal.AGAIN
   print(table.markdown(results))
   print(root / 'index.html')
-  if not results.metrics:
-    terminal.say_error(f'no metric is called like any of {", ".join(sweep.metrics)}; see Sweep.metrics')
+  for pattern in sweep.metrics:
+    if not fnmatch.filter(results.metrics, pattern):
+      terminal.say_error(f'no metric is called like {pattern}; see Sweep.metrics')
   failures = [words for row in results.rows for words in row.failures]
   for words in dict.fromkeys(failures):
     terminal.say_error(words)

@@ -7,6 +7,7 @@ alone is the failure of the clip that it is of.
 import collections
 import functools
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -53,10 +54,11 @@ class _Opened:
     self._apply = functools.partial(jax.jit(apply), params)
 
   def __call__(self, batch: np.ndarray) -> np.ndarray:
-    """[rows, window, ...] -> [rows, elements, width]."""
+    """[rows, window, ...] -> [rows, elements, width]; tokens are integers."""
     batch = self._host(batch)
     if not self._compiled:
-      return np.asarray(self._apply(batch), np.float32)
+      made = np.asarray(self._apply(batch))
+      return made if made.dtype.kind in 'iu' else made.astype(np.float32)
     rows = self._rows if len(batch) % self._count == 0 else None
     return np.asarray(self._apply(jax.device_put(batch, rows)), np.float32)
 
@@ -258,7 +260,7 @@ def windows_of(network: Network, clip: MediaClip, given: np.ndarray | None = Non
   stream, reads, window, hop = network.stream, network.reads, network.window, network.hop
   if stream.rate:
     an_element = reads.rate / stream.rate
-    count = -(-int(stream.length(clip.duration) * an_element) // hop)
+    count = math.ceil(stream.length(clip.duration) * an_element / hop)
     before = (window - hop) // 2
   else:
     units = round(clip.duration * reads.rate)

@@ -240,7 +240,12 @@ def _preprocessing(folder: str) -> dict[str, Any]:
   return {}
 
 
-def _library() -> tuple[Any, Any]:
+def library() -> tuple[Any, Any]:
+  """(torch, transformers).
+
+  Raises:
+    errors.ConfigError: they are not installed.
+  """
   try:
     os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
     import torch  # type: ignore[import-not-found] (both take seconds to import)
@@ -255,13 +260,13 @@ def _library() -> tuple[Any, Any]:
 
 @functools.lru_cache(maxsize=8)
 def _extractor(folder: str) -> Any:
-  _, transformers = _library()
+  _, transformers = library()
   with errors.translated(errors.ConfigError, f'{folder}: its preprocessor_config.json cannot be read'):
     return transformers.AutoFeatureExtractor.from_pretrained(folder)
 
 
 def _model(folder: str) -> tuple[Any, Any]:
-  torch, transformers = _library()
+  torch, transformers = library()
   weights.settings(folder)
   with errors.translated(errors.ConfigError, f'{folder}: no model of transformers can be loaded from there'):
     model, said = transformers.AutoModel.from_pretrained(

@@ -20,6 +20,7 @@ from v2meow_jax.encoders import (
   siglip,
   style,
   tokens,
+  vq,
   waveform,
 )
 from v2meow_jax.encoders.base import Encoder
@@ -37,6 +38,7 @@ ENTRIES = (
   i3d.RGB,
   i3d.FLOW,
   hub.ENTRY,
+  vq.ENTRY,
   musicnn.ENTRY,
   musicnn.LABELS,
   style.ENTRY,

@@ -35,28 +35,38 @@ def settings(folder: str, file: str = 'config.json') -> dict[str, Any]:
     return made
 
 
+def files(place: str | pathlib.Path) -> list[pathlib.Path]:
+  """The safetensors files of a published model: itself, or a folder's `model.safetensors`, whole or in parts.
+
+  Raises:
+    errors.ConfigError: one is missing.
+  """
+  place = pathlib.Path(place)
+  if place.is_file():
+    found = [place]
+  elif (place / 'model.safetensors').is_file():
+    found = [place / 'model.safetensors']
+  elif (place / 'model.safetensors.index.json').is_file():
+    index = settings(str(place), 'model.safetensors.index.json')
+    found = [place / name for name in sorted(set(index.get('weight_map', {}).values()))]
+  else:
+    raise errors.ConfigError(f'{place}: there is no model.safetensors; give the folder of a published model')
+  for path in found:
+    if not path.is_file():
+      raise errors.ConfigError(f'{path}: missing; the model is incomplete, copy it again')
+  return found
+
+
 def read(place: str | pathlib.Path) -> Arrays:
-  """Arrays by name of a safetensors file, or of a folder's `model.safetensors`, whole or in parts.
+  """Arrays by name of what `files` finds.
 
   Raises:
     errors.ConfigError: it is incomplete or damaged.
   """
   from safetensors.numpy import load_file  # no NumPy type for bfloat16: such files are told of below
 
-  place = pathlib.Path(place)
-  if place.is_file():
-    files = [place]
-  elif (place / 'model.safetensors').is_file():
-    files = [place / 'model.safetensors']
-  elif (place / 'model.safetensors.index.json').is_file():
-    index = settings(str(place), 'model.safetensors.index.json')
-    files = [place / name for name in sorted(set(index.get('weight_map', {}).values()))]
-  else:
-    raise errors.ConfigError(f'{place}: there is no model.safetensors; give the folder of a published model')
   made: Arrays = {}
-  for path in files:
-    if not path.is_file():
-      raise errors.ConfigError(f'{path}: missing; the model is incomplete, copy it again')
+  for path in files(place):
     with errors.translated(errors.ConfigError, f'{path}: no safetensors file that can be read'):
       made |= load_file(path)
   return made

@@ -4,7 +4,7 @@ import re
 
 from etils import epath
 
-from v2meow_jax import errors, terminal
+from v2meow_jax import errors, files, terminal
 from v2meow_jax.experiment.bindings import statements
 
 # What decides which examples a run sees: with another value it would see some again, or skip some.
@@ -45,6 +45,7 @@ def record(run_dir: epath.PathLike, text: str, data: str, step: int, allow: bool
     return
   if told or order:
     # Each keeps the step up to which it held.
-    (path.parent / f'config_until_{step}.gin').write_text(before)
+    files.write_text(path.parent / f'config_until_{step}.gin', before)
     terminal.say(f'{run_dir}: from step {step} on with {"; ".join(told.values()) or order[0]}')
-  path.write_text(text)
+  # In one piece: the other processes of the run are reading what held before.
+  files.write_text(path, text)

@@ -57,13 +57,14 @@ def of_run(folder: pathlib.Path, split: str = 'validation') -> dict[str, Measure
 
 
 def of_report(path: pathlib.Path) -> dict[str, Measured]:
-  """Numbers of a JSON file by their place in it, as `stages/coarse/validation/loss`; none of a damaged one.
+  """Numbers of a JSON file by their place in it, as `coarse/nats_a_token`; none of a damaged one.
 
-  `{"value": x, "interval": [low, high], "better": "lower"}` is one number with its interval; lists are passed
-  over.
+  Where it has `metrics`, as the reports of `v2meow evaluate`, those alone. `{"value": x, "interval": [low,
+  high], "better": "lower"}` is one number with its interval; lists are passed over.
   """
   try:
-    return dict(_numbers(json.loads(path.read_text()), ''))
+    told = json.loads(path.read_text())
+    return dict(_numbers(told.get('metrics', told) if isinstance(told, dict) else told, ''))
   except (OSError, ValueError, RecursionError):
     return {}
 
@@ -89,10 +90,8 @@ def of_work(work: Work, root: pathlib.Path) -> dict[str, Measured]:
   out, step = work.output(root), work.step
   if isinstance(step, Train):
     found = of_run(out)
-  elif step.out.endswith('.json'):
-    found = of_report(out)
   else:
-    found = {}
+    found = of_report(out if out.suffix == '.json' else out / 'report.json')
   return {f'{step.name}/{name}': value for name, value in found.items()}
 
 

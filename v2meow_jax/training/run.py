@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 import gin
-from v2meow_jax import errors
+from v2meow_jax import errors, files
 from v2meow_jax.partitioning import Partitioner
 from v2meow_jax.training import health, metrics
 from v2meow_jax.training.checkpoints import Checkpoints
@@ -142,14 +142,14 @@ class Run:
           state, report = warm_start(self.trainable, self.state['trainable'], self.partitioner.jit)
           self.state = self.state | {'trainable': state}
           if self.main:
-            (self.run_dir / 'warm_start.txt').write_text(f'{report}\n')
+            files.write_text(self.run_dir / 'warm_start.txt', f'{report}\n')
             print(report, file=sys.stderr)
     if started is not None:
       started(self.step)
     # Only now: a run of another architecture keeps its own description.
     if self.main:
       about = self.trainable.describe() | {'data': self.batches.describe()}
-      (self.run_dir / 'model.json').write_text(json.dumps(about, indent=2) + '\n')
+      files.write_text(self.run_dir / 'model.json', json.dumps(about, indent=2) + '\n')
 
   def _init(self, trainable: Trainable) -> Callable:
     return init_function(trainable, self.guard)
