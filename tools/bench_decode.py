@@ -22,7 +22,7 @@ import timing
 
 from v2meow_jax import errors
 from v2meow_jax.generation import decode
-from v2meow_jax.models.linear import product
+from v2meow_jax.models.products import product
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.sampling import Sampling

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from v2meow_jax import partitioning
+from v2meow_jax.models import products
 from v2meow_jax.models.cache import LayerCache
 
 # Index arrays of queries and keys -> an additive bias [heads, queries, keys].
@@ -137,15 +138,12 @@ def decode(
 ) -> Float[Array, 'b h 1 d']:
   """Attention of the newest element to the `count` cached ones, itself the last of them."""
   keys, values = cache
-  kind = jnp.promote_types(q.dtype, jnp.float32)
-  # One query a row is a vector: as a matrix of one row XLA's CPU backend is slower.
-  query = q.reshape(*keys.shape[:-2], -1).astype(keys.dtype)
-  scores = jnp.einsum('...d,...kd->...k', query, keys, preferred_element_type=kind) * q.shape[-1] ** -0.5
+  scores = products.scores_of_one(q, keys) * q.shape[-1] ** -0.5
   index = jnp.arange(keys.shape[-2])
   if bias is not None:
     scores += bias(jnp.reshape(count - 1, (1,)), index)[:, 0]
-  weights = jax.nn.softmax(jnp.where(index < count, scores, -1e30), -1).astype(values.dtype)
-  out = jnp.einsum('...k,...kd->...d', weights, values, preferred_element_type=kind)
+  weights = jax.nn.softmax(jnp.where(index < count, scores, -1e30), -1)
+  out = products.mean_of_many(weights, values)
   return out.reshape(q.shape).astype(q.dtype)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from v2meow_jax import partitioning
+from v2meow_jax.models import products
 
 # A layer's keys and values: each [batch, heads, elements, head dimension], or without the batch where that is
 # 1: products drop a dimension of 1, and XLA copies what is read in another shape than it is written in.
@@ -36,8 +36,7 @@ def start(
   layers: list[LayerCache], capacity: int, aligned: Float[Array, 'batch steps width'] | None = None
 ) -> Cache:
   """A cache of what a prefill has read, [batch, heads, n, d] each, with room for `capacity` elements."""
-  if partitioning.platform() == 'cpu':  # whose products of bfloat16 vectors are many times slower
-    layers = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), layers)
+  layers = jax.tree.map(products.kept, layers)
   count = layers[0][0].shape[2]
   if layers[0][0].shape[0] == 1:
     layers = jax.tree.map(lambda x: x[0], layers)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from v2meow_jax import linen, stages
 from v2meow_jax.models import cache as cache_lib
-from v2meow_jax.models import conditioning
+from v2meow_jax.models import conditioning, products
 from v2meow_jax.models.cache import Cache
 from v2meow_jax.models.transformer import Transformer, TransformerConfig
 from v2meow_jax.partitioning import constrain
@@ -140,17 +140,9 @@ class StageModel(nn.Module):
     # Levels first: XLA's CPU backend has no bfloat16 product with another order.
     hidden = jnp.moveaxis(hidden, 2, 0).reshape(depth, -1, hidden.shape[-1])
     logits = jnp.moveaxis(
-      self._logits(hidden, self.head).reshape(depth, -1, frames, self.head.shape[-1]), 0, 2
+      products.by_level(hidden, self.head).reshape(depth, -1, frames, self.head.shape[-1]), 0, 2
     )
     return constrain(logits, 'batch', 'length', None, 'vocab')
-
-  def _logits(self, hidden: Float[Array, 'k n d'], head: Float[Array, 'k d v']) -> Float[Array, 'k n v']:
-    kind = jnp.promote_types(hidden.dtype, jnp.float32)
-    count = hidden.shape[1]
-    if count == 1 and hidden.dtype == jnp.bfloat16:  # a single row is slow on CPUs
-      hidden = jnp.pad(hidden, ((0, 0), (0, 1), (0, 0)))
-    logits = jnp.einsum('knd,kdv->knv', hidden, head.astype(hidden.dtype), preferred_element_type=kind)
-    return logits[:, :count]
 
   def _step_logits(self, hidden: Float[Array, 'b width'], step) -> Float[Array, 'b k codes']:
     if self.stage.target.pattern == 'flatten':
@@ -158,7 +150,7 @@ class StageModel(nn.Module):
     else:
       head = self.head
     levels = jnp.broadcast_to(hidden, (head.shape[0], *hidden.shape))
-    return jnp.moveaxis(self._logits(levels, head), 0, 1)
+    return jnp.moveaxis(products.by_level(levels, head), 0, 1)
 
   def prefill(
     self,

@@ -50,7 +50,7 @@ class TransformerConfig:
     attention: `auto`, `xla`, `cudnn` or `splash`; see `attention.prefix_causal`.
     scan_layers: one compiled layer run over stacked parameters: compiles faster, decodes slower.
     remat: what is computed again for the gradient: `none`, `minimal` (all but matrix products) or `full`.
-    transposed: kernels of the layers are [out, in]: for decoding on CPUs; see `linear.product`.
+    transposed: kernels of the layers are [out, in]: for decoding on CPUs; see `products.product`.
   """
 
   layers: int = 24

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from v2meow_jax.models import layout, linear
+from v2meow_jax.models import layout, products
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -11,11 +11,28 @@ from v2meow_jax.models import layout, linear
 def test_a_product_is_that_of_the_transpose_whatever_its_form(shape, dtype):
   rng = np.random.default_rng(0)
   x, kernel = rng.standard_normal((*shape, 24)), rng.standard_normal((16, 24))
-  found = jax.jit(linear.product)(jnp.asarray(x, dtype), jnp.asarray(kernel, dtype))
+  found = jax.jit(products.product)(jnp.asarray(x, dtype), jnp.asarray(kernel, dtype))
   assert found.shape == (*shape, 16) and found.dtype == dtype
   # Sums of 24 products; bfloat16 keeps 8 bits of its input and result.
   bound = 1e-5 if dtype == 'float32' else 0.15
   np.testing.assert_allclose(np.asarray(found, np.float64), x @ kernel.T, atol=bound)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('count', [1, 3])
+def test_products_of_levels_and_of_one_query_are_numpys(count, dtype):
+  rng = np.random.default_rng(0)
+  x, kernels = rng.standard_normal((4, count, 24)), rng.standard_normal((4, 24, 16))
+  keys, weights = rng.standard_normal((4, 7, 24)), rng.random((4, 7))
+  bound = 1e-5 if dtype == 'float32' else 0.2
+  cast = lambda *arrays: [jnp.asarray(array, dtype) for array in arrays]  # noqa: E731
+  found = jax.jit(products.by_level)(*cast(x, kernels))
+  assert found.dtype == jnp.float32 and found.shape == (4, count, 16)
+  np.testing.assert_allclose(found, x @ kernels, atol=bound)
+  scores = products.scores_of_one(*cast(x[:, :1], keys))
+  np.testing.assert_allclose(scores, (keys @ x[:, 0, :, None])[..., 0], atol=bound)
+  mean = products.mean_of_many(*cast(weights, keys))
+  np.testing.assert_allclose(mean, np.einsum('bn,bnd->bd', weights, keys), atol=bound)
 
 
 def test_kernels_of_layers_are_turned_and_nothing_else():

@@ -1,0 +1,71 @@
+"""Products in the forms that machines multiply fastest: what networks do for the sake of XLA's CPU backend.
+
+There a product reads weights at memory speed only where it is written as one of a few shapes, and bfloat16 is
+fast only with a float32 result. What each function computes is said in its first line.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from v2meow_jax import partitioning
+
+FEW_ROWS = 16  # up to so many a product is bound by reading the weights
+
+
+def _wide(dtype: Any) -> Any:
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def product(x: Float[Array, '*b i'], kernel: Float[Array, 'o i']) -> Float[Array, '*b o']:
+  """`x @ kernel.T`.
+
+  Of few rows: one float32 row as a vector; several as columns of a right-hand side, from which XLA must be
+  kept from turning the product around; bfloat16 with at least two rows.
+  """
+  rows = x.reshape(-1, x.shape[-1])
+  count, contract = len(rows), (((1,), (1,)), ((), ()))
+  if x.dtype == jnp.float32 and 1 < count <= FEW_ROWS and partitioning.platform() == 'cpu':
+    columns = jax.lax.optimization_barrier(rows.T)
+    made = jax.lax.optimization_barrier(jax.lax.dot_general(kernel, columns, (((1,), (0,)), ((), ())))).T
+  else:
+    rows = _two(rows, 0)
+    made = jax.lax.dot_general(rows, kernel, contract, preferred_element_type=_wide(x.dtype))[:count]
+  return made.astype(x.dtype).reshape(*x.shape[:-1], -1)
+
+
+def by_level(x: Float[Array, 'k n i'], kernels: Float[Array, 'k i o']) -> Float[Array, 'k n o']:
+  """`x[k] @ kernels[k]` for every k, in float32 or wider."""
+  made = jnp.einsum(
+    'kni,kio->kno', _two(x, 1), kernels.astype(x.dtype), preferred_element_type=_wide(x.dtype)
+  )
+  return made[:, : x.shape[1]]
+
+
+def _two(x: Array, axis: int) -> Array:
+  """A single row of bfloat16 becomes two: as a vector it falls into a slow form."""
+  if x.dtype != jnp.bfloat16 or x.shape[axis] != 1:
+    return x
+  return jnp.pad(x, [(0, int(at == axis)) for at in range(x.ndim)])
+
+
+def scores_of_one(query: Float[Array, '*b 1 d'], keys: Float[Array, '*b n d']) -> Float[Array, '*b n']:
+  """The query's products with all keys, in float32 or wider.
+
+  The query is a vector: as a matrix of one row it is slower.
+  """
+  vector = query.reshape(*keys.shape[:-2], -1).astype(keys.dtype)
+  return jnp.einsum('...d,...nd->...n', vector, keys, preferred_element_type=_wide(query.dtype))
+
+
+def mean_of_many(weights: Float[Array, '*b n'], values: Float[Array, '*b n d']) -> Float[Array, '*b d']:
+  """The values' sum by weights, in float32 or wider."""
+  kind = _wide(values.dtype)
+  return jnp.einsum('...n,...nd->...d', weights.astype(values.dtype), values, preferred_element_type=kind)
+
+
+def kept(x: Array) -> Array:
+  """Keys or values as a cache holds them: on CPUs in float32, whose vectors are multiplied much faster."""
+  return x.astype(_wide(x.dtype)) if partitioning.platform() == 'cpu' else x
