@@ -2,7 +2,8 @@
 
     python tools/compile_recipes.py [--sizes=small,base,large,large_t5,xl] [--topologies=v5e:16x16]
 
-Needs the extra `tpu`. Beside what the compiler says of memory stands what `v2meow plan` estimates.
+Needs the extra `tpu`. Beside what the compiler says of memory stands what `v2meow plan` estimates; times are
+estimates, too, from the compiler's counts and the data sheets (`experiment.roofline`).
 """
 
 import argparse
@@ -13,7 +14,7 @@ import jax
 
 import gin
 from v2meow_jax import errors
-from v2meow_jax.experiment import compilation, configuration, experiment, planning
+from v2meow_jax.experiment import compilation, configuration, experiment, planning, roofline
 
 RECIPES = {
   'small': 'v2meow_small',
@@ -44,10 +45,14 @@ def row(size: str, stage: str, topology: str) -> str:
       found.append(f'| {topology} | {size} | {stage} | {guess.total / 2**30:.1f} | {error} |')
       return
     bodies = ', '.join(f'{count} {name}' for name, (count, _) in made.collectives.items())
+    bound = roofline.estimate(made, trainable.config.remat)
+    told = ' | '.join(
+      f'{1e3 * x:.0f}' for x in (bound.products, bound.memory, bound.network, bound.seconds, bound.serial)
+    )
+    share = f'{bound.utilisation(bound.seconds):.0%}-{bound.utilisation(bound.serial):.0%}'
     found.append(
       f'| {topology} | {size} | {stage} | {made.parameters / 1e6:.0f} M | {guess.total / 2**30:.1f} | '
-      f'{made.peak / 2**30:.1f} | {made.model_flops:.2e} | {guess.seconds * 1e3:.0f} | {bodies} | '
-      f'{made.seconds:.0f} |'
+      f'{made.peak / 2**30:.1f} | {made.model_flops:.2e} | {told} | {share} | {bodies} | {made.seconds:.0f} |'
     )
 
   experiment.inspect(args, look)
@@ -61,9 +66,10 @@ def main() -> None:
   parser.add_argument('--topologies', default=','.join(HARDWARE))
   args = parser.parse_args()
   jax.config.update('jax_platforms', 'cpu')
-  print('| slice | size | stage | parameters | plan, GiB | compiler, GiB | FLOPs a step | ms a step, plan | '
-        'collectives | compiled in, s |')  # fmt: skip
-  print('|---|---|---|---|---|---|---|---|---|---|')
+  print('| slice | size | stage | parameters | plan, GiB | compiler, GiB | FLOPs a step | products, ms | '
+        'memory, ms | network, ms | ms a step: at best | nothing overlaps | MFU | collectives | '
+        'compiled in, s |')  # fmt: skip
+  print('|' + '---|' * 15)
   for topology in args.topologies.split(','):
     for size in args.sizes.split(','):
       for stage in args.stages.split(','):

@@ -136,6 +136,7 @@ def test_what_the_codec_is_told_is_the_gradient_of_the_weighted_losses():
   assert new['balance'] == pytest.approx(0.99 * 2 + 0.01 * float(value), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_before_the_start_nothing_is_learned_or_told():
   against = made(start=10)
   state, (decoded, audio) = fresh(against), pair()
@@ -146,6 +147,7 @@ def test_before_the_start_nothing_is_learned_or_told():
   assert gradient.any() and new['balance'] != state['balance']
 
 
+@pytest.mark.slow
 def test_discriminators_that_win_by_too_much_are_held_and_then_raise_an_alarm():
   against = made(hold_below=0.5, saturated_below=0.05)
   state, (decoded, audio) = fresh(against), pair()
@@ -214,6 +216,7 @@ def test_training_against_discriminators_learns_and_says_how():
   assert state['adversary']['balance'] != adversary.UNDECIDED
 
 
+@pytest.mark.slow
 def test_an_alarm_is_raised_when_the_codes_collapse():
   one = trainable(adversary=None, optimizer=optax.sgd(0.0))
   state = nn.unbox(jax.jit(one.init)(jax.random.key(0), music(0)))

@@ -128,6 +128,7 @@ def test_weights_and_description_make_the_codec_that_was_trained():
   assert np.mean(10 * np.log10(ratio)) == pytest.approx(float(evaluations[-1]['si_sdr']), abs=0.05)
 
 
+@pytest.mark.slow
 def test_each_dataset_has_its_mel_loss():
   trainable, states, _, _ = run('magnitude')
   batch, evaluate = tones(77), jax.jit(trainable.evaluate)

@@ -25,9 +25,7 @@ NETWORKS = {
 }
 # One of each family; the others are told apart by sizes alone, or are checked in the whole suite.
 SEVERAL = [
-  name
-  if name in ('soundstream', 'magnitude', 'dac_odd', 'encodec_causal')
-  else pytest.param(name, marks=pytest.mark.slow)
+  name if name in ('soundstream', 'magnitude', 'dac_odd') else pytest.param(name, marks=pytest.mark.slow)
   for name in NETWORKS
 ]
 CAUSAL = ('soundstream', 'encodec_causal')

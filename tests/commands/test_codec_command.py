@@ -153,6 +153,7 @@ def mute_video(path):
       out.mux(stream.encode(frame))
 
 
+@pytest.mark.slow
 def test_the_report_measures_as_its_parts_do(small_bundle, codec, sound, tmp_path, capsys, monkeypatch):
   small_model = codec_report.causal.Recipe(layers=1, width=16, mlp=16, steps=20, check=10)
   monkeypatch.setattr(codec_report, 'MODEL', small_model)

@@ -203,6 +203,7 @@ sys.exit(cli.main(['precompile', *sys.argv[1:]]))
 """
 
 
+@pytest.mark.slow
 def test_a_stage_with_splash_attention_is_compiled_for_a_tpu_that_is_not_there(libtpu):
   done = run('-c', COUNTING, *SMALL, '--gin.TransformerConfig.attention="splash"', '--topology=v5e:2x2')
   assert done.returncode == 0, done.stderr

@@ -90,7 +90,7 @@ def test_stacked_parameters_keep_their_logical_axes_behind_a_new_one():
   assert up.names == ('layers', 'embed', 'mlp') and up.value.shape == (3, 16, 24)
 
 
-@pytest.mark.parametrize('remat', ['none', 'minimal', 'full'])
+@pytest.mark.parametrize('remat', ['none', pytest.param('minimal', marks=pytest.mark.slow), 'full'])
 @pytest.mark.parametrize('scan', [False, True], ids=['unrolled', 'scanned'])
 def test_neither_scanning_nor_remat_changes_what_is_learned(scan, remat):
   state, rows = train(trainable(scan_layers=scan, remat=remat))
@@ -100,6 +100,7 @@ def test_neither_scanning_nor_remat_changes_what_is_learned(scan, remat):
   close(layout.to_unrolled(state['params'], 3), expected['params'], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_adafactor_trains_both_layouts_to_the_same_numbers():
   made = [trainable(adafactor(0.05), scan_layers=scan) for scan in (False, True)]
   (unrolled, one), (scanned, other) = map(train, made)

@@ -28,7 +28,7 @@ STAGE = Stage(
   Target(Stream('audio/acoustic', 'tokens', 6, 2, 12), pattern='delay'),
   1,
 )
-CONFIG = TransformerConfig(3, 16, 2, 24)
+CONFIG = TransformerConfig(2, 16, 2, 24)
 
 
 def trainable(scan=False, optimizer=None, **changed):
@@ -113,15 +113,15 @@ def test_another_optimizer_begins_anew(runs, tmp_path):
 
 def test_rules_rename_leave_and_report(runs, tmp_path):
   path, _ = exporting.export(runs[False], tmp_path / 'model')
-  rules = matching.parse_rules([r'transformer/layer_2/(.*)=transformer/layer_0/\1', 'head='])
+  rules = matching.parse_rules([r'transformer/layer_1/(.*)=transformer/layer_0/\1', 'head='])
   lines = imported(path, tmp_path / 'run', trainable(), rules=rules)
-  assert '1 new:' in lines and any('layer_2/up/kernel from transformer/layer_0/up' in line for line in lines)
+  assert '1 new:' in lines and any('layer_1/up/kernel from transformer/layer_0/up' in line for line in lines)
   left = lines[lines.index('12 left:') :]
-  assert '  head' in left and '  transformer/layer_2/up/kernel' in left
+  assert '  head' in left and '  transformer/layer_1/up/kernel' in left
   assert 'begins anew' in lines[-2]
   before, after = arrays(runs[False]), arrays(tmp_path / 'run')
   np.testing.assert_array_equal(
-    after['params/transformer/layer_2/up/kernel'], before['params/transformer/layer_0/up/kernel']
+    after['params/transformer/layer_1/up/kernel'], before['params/transformer/layer_0/up/kernel']
   )
   assert not np.array_equal(after['params/head'], before['params/head'])
 

@@ -55,6 +55,7 @@ def box(axes, *shape, seed=0):
   return nn.LogicallyPartitioned(jax.random.normal(jax.random.key(seed), shape), axes)
 
 
+@pytest.mark.slow
 def test_adafactor_takes_every_layer_and_every_level_as_optax_takes_an_array_of_its_own():
   boxed = {
     'layers': {

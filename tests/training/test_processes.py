@@ -237,7 +237,11 @@ def both_refuse(started, *words):
   ('arguments', 'words'),
   [
     ('--gin.PEAK_LEARNING_RATE=0.5', ('differ in PEAK_LEARNING_RATE: 0.002 and 0.5',)),
-    ('--gin.Settings.eval_every=7', ('differ in Settings.eval_every: 20 and 7',)),
+    pytest.param(
+      '--gin.Settings.eval_every=7',
+      ('differ in Settings.eval_every: 20 and 7',),
+      marks=pytest.mark.slow,
+    ),
     ('--gin.DATASET_DIR="nowhere"', ('nowhere: no clips.jsonl',)),
   ],
   ids=['learning rate', 'interval', 'no data'],

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from v2meow_jax.experiment import compilation, configuration, experiment
+from v2meow_jax.experiment import compilation, configuration, experiment, roofline
 
 
 def main(argv: list[str]) -> int:
@@ -21,7 +21,11 @@ def main(argv: list[str]) -> int:
 
   def look(trainable, batches, partitioner, guard):
     placed = dataclasses.replace(partitioner, devices=devices)
-    print(compilation.compile_step(trainable, batches, placed, guard))
+    made = compilation.compile_step(trainable, batches, placed, guard)
+    print(made)
+    bound = roofline.estimate(made, getattr(trainable.config, 'remat', 'none'))
+    if bound is not None:
+      print(bound)
 
   experiment.inspect(args, look)
   return 0

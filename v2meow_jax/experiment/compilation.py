@@ -35,7 +35,7 @@ class Compiled:
     mesh: sizes of the mesh axes.
     parameters: elements of the part of the state that a bundle would hold.
     arguments, temporaries, peak: bytes on a device: state and batch; what a step needs besides; both.
-    flops: of the program of one device, as the compiler counts them (a loop's body once).
+    flops, bytes: of the program of one device, as the compiler counts them (a loop's body once).
     model_flops: of a step on all devices, by `Trainable.flops`.
     collectives: operation -> (instructions, bytes of their results), a loop's body once.
     placed: the largest arrays of the state: name, shape, sharding, shape on a device.
@@ -49,6 +49,7 @@ class Compiled:
   temporaries: int
   peak: int
   flops: float
+  bytes: float
   model_flops: float | None
   collectives: dict[str, tuple[int, int]]
   placed: list[tuple[str, tuple[int, ...], str, tuple[int, ...]]]
@@ -153,6 +154,7 @@ def compile_step(trainable: Trainable, batches: Batches, partitioner: Partitione
     - memory.alias_size_in_bytes
     + memory.temp_size_in_bytes,
     flops=float(cost.get('flops', math.nan)),
+    bytes=float(cost.get('bytes accessed', math.nan)),
     model_flops=trainable.flops(shapes),
     collectives=collectives(compiled.as_text()),
     placed=[

@@ -1,0 +1,90 @@
+"""How long a compiled step might take: a roofline from the compiler's counts, no measurement."""
+
+import dataclasses
+import re
+
+from v2meow_jax.experiment.compilation import Compiled
+from v2meow_jax.training.health import peak_flops
+
+# Bytes a second from a device's memory, and to its neighbours all together; makers' data sheets.
+BANDWIDTH = {
+  'v5 lite': (819e9, 200e9),
+  'v5e': (819e9, 200e9),
+  'v5p': (2765e9, 600e9),
+  'v5': (2765e9, 600e9),
+  'v6 lite': (1640e9, 448e9),
+  'v6e': (1640e9, 448e9),
+  'v4': (1228e9, 300e9),
+  'H200': (4800e9, 450e9),
+  'H100': (3350e9, 450e9),
+  'A100': (2039e9, 300e9),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+  """Seconds of a step by what bounds it.
+
+  Attributes:
+    products: at the peak of dense bfloat16 products.
+    memory: at the full speed of a device's memory.
+    network: at the full speed of its links.
+    model_flops: of a step, on one device.
+    peak: of a device, FLOP/s.
+  """
+
+  products: float
+  memory: float
+  network: float
+  model_flops: float
+  peak: float
+
+  @property
+  def seconds(self) -> float:
+    """Of a step in which memory and links work while products are made: the longest of the three."""
+    return max(self.products, self.memory, self.network)
+
+  @property
+  def serial(self) -> float:
+    """Of a step in which nothing overlaps."""
+    return self.products + self.memory + self.network
+
+  @property
+  def bound(self) -> str:
+    """What bounds it."""
+    return max(('products', 'memory', 'network'), key=lambda name: getattr(self, name))
+
+  def __str__(self) -> str:
+    names = ('products', 'memory', 'network')
+    parts = ', '.join(f'{1e3 * getattr(self, name):.0f} {name}' for name in names)
+    return (
+      f'ms a step    {1e3 * self.seconds:.0f} at best, {1e3 * self.serial:.0f} if nothing overlaps ({parts}): '
+      f'MFU {self.utilisation(self.seconds):.0%} to {self.utilisation(self.serial):.0%} (estimate)'
+    )
+
+  def utilisation(self, seconds: float) -> float:
+    """Model FLOPs utilisation of a step of so many seconds."""
+    return self.model_flops / (seconds * self.peak)
+
+
+def estimate(compiled: Compiled, remat: str) -> Roofline | None:
+  """The roofline of a step; None where the device or the FLOPs are not known.
+
+  A compiler counts a loop's body once. How often bodies are run is taken from the FLOPs: those that the model
+  needs (by a third more where layers are computed again) over those that were counted; bytes grow alike, for
+  nearly all of them are moved within loops.
+
+  Args:
+    compiled: the step.
+    remat: of `TransformerConfig`.
+  """
+  count, kind = re.fullmatch(r'(\d+) x (.*)', compiled.devices).groups()  # type: ignore[union-attr]
+  peak = peak_flops(kind)
+  known = next((pair for name, pair in BANDWIDTH.items() if re.search(rf'\b{name}\b', kind)), None)
+  if peak is None or known is None or not compiled.model_flops or not compiled.flops > 0:
+    return None
+  model = compiled.model_flops / int(count)
+  done = model * (4 / 3 if remat == 'full' else 1)
+  times = max(1.0, done / compiled.flops)
+  moved = sum(size for _, size in compiled.collectives.values())
+  return Roofline(done / peak, times * compiled.bytes / known[0], times * moved / known[1], model, peak)
