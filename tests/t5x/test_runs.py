@@ -92,13 +92,13 @@ def test_the_tree_is_t5xs(runs, tmp_path):
   found = checkpoint.read(exporting.export(runs[True], tmp_path)[0])
   assert found.step == 2
   name = 'transformer/layers/up/kernel'
-  assert found.arrays[f'target/{name}'].shape == (3, 16, 24)
+  assert found.arrays[f'target/{name}'].shape == (2, 16, 24)
   moments = found.part(f'state/param_states/{name}')
   shapes = {part: about.shape for part, about in moments.items()}
   # Of a stacked array T5X's rows are along `embed`.
-  assert shapes == {'v_row': (3, 16), 'v_col': (3, 24), 'v': (1,), 'm': (1,)}
+  assert shapes == {'v_row': (2, 16), 'v_col': (2, 24), 'v': (1,), 'm': (1,)}
   down = found.part('state/param_states/transformer/layers/down/kernel')
-  assert down['v_row'].shape == (3, 16) and down['v_col'].shape == (3, 24)
+  assert down['v_row'].shape == (2, 16) and down['v_col'].shape == (2, 24)
 
 
 @pytest.mark.slow
@@ -129,14 +129,14 @@ def test_rules_rename_leave_and_report(runs, tmp_path):
 def test_what_does_not_fit_is_refused_or_made_anew(runs, tmp_path):
   path, _ = exporting.export(runs[False], tmp_path / 'model')
   for changed, told in (
-    (dict(layers=4), r'there is no transformer/layer_3/\S+ for our .* \(and \d+ more\); add --rule'),
+    (dict(layers=3), r'there is no transformer/layer_2/\S+ for our .* \(and \d+ more\); add --rule'),
     (dict(mlp=32), r'transformer/layer_0/\S+ is \(.*\) in the checkpoint, \(.*\) here \(and 8 more\)'),
   ):
     with pytest.raises(errors.BundleError, match=told):
       imported(path, tmp_path / 'run', trainable(**changed))
   assert not (tmp_path / 'run').exists()
   lines = imported(path, tmp_path / 'run', trainable(mlp=32), partial=True)
-  assert '9 of another shape:' in lines
+  assert '6 of another shape:' in lines
   with pytest.raises(errors.ConfigError, match='no array of this stage'):
     imported(path, tmp_path / 'two', trainable(), rules=[('nothing', None)])
 

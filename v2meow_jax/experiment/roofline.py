@@ -58,7 +58,7 @@ class Roofline:
     names = ('products', 'memory', 'network')
     parts = ', '.join(f'{1e3 * getattr(self, name):.0f} {name}' for name in names)
     return (
-      f'ms a step    {1e3 * self.seconds:.0f} at best, {1e3 * self.serial:.0f} if nothing overlaps ({parts}): '
+      f'ms a step    {1e3 * self.seconds:.0f} at best, {1e3 * self.serial:.0f} without overlap ({parts}): '
       f'MFU {self.utilisation(self.seconds):.0%} to {self.utilisation(self.serial):.0%} (estimate)'
     )
 
