@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_refused_or_made_anew(runs, tmp_path):
   path, _ = exporting.export(runs[False], tmp_path / 'model')
   for changed, told in (
     (dict(layers=3), r'there is no transformer/layer_2/\S+ for our .* \(and \d+ more\); add --rule'),
-    (dict(mlp=32), r'transformer/layer_0/\S+ is \(.*\) in the checkpoint, \(.*\) here \(and 8 more\)'),
+    (dict(mlp=32), r'transformer/layer_0/\S+ is \(.*\) in the checkpoint, \(.*\) here \(and 5 more\)'),
   ):
     with pytest.raises(errors.BundleError, match=told):
       imported(path, tmp_path / 'run', trainable(**changed))
