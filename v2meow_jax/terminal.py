@@ -9,10 +9,8 @@ import logging
 import math
 import os
 import pathlib
-import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import warnings
@@ -21,17 +19,13 @@ from typing import Any
 
 from etils import epath
 
-from v2meow_jax import errors, names, stores
+from v2meow_jax import errors, names, stopping, stores
 
 # Between two lines about the same work where the output is no terminal.
 LINE_SECONDS = 30.0
 TERMINATED = 143  # as the shell has it of a process that SIGTERM ended
 _hushing = False
 AGAIN = 75  # EX_TEMPFAIL: not finished, run it again
-
-
-class Stopped(BaseException):
-  """SIGTERM came, and nothing else takes care of it."""
 
 
 def run(main: Callable[[list[str]], int | None], argv: list[str], stopped: int = TERMINATED) -> int:
@@ -44,8 +38,6 @@ def run(main: Callable[[list[str]], int | None], argv: list[str], stopped: int =
     argv: its arguments.
     stopped: exit status where SIGTERM ends it.
   """
-  if threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGTERM, _stop)
   logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax thinks aloud
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
@@ -56,7 +48,8 @@ def run(main: Callable[[list[str]], int | None], argv: list[str], stopped: int =
   if not debug:
     hush()
   try:
-    return main(argv) or 0
+    with stopping.heard():
+      return main(argv) or 0
   except errors.InputError as error:
     failure, message = error, first_part(error)
   except BrokenPipeError:
@@ -65,7 +58,7 @@ def run(main: Callable[[list[str]], int | None], argv: list[str], stopped: int =
   except OSError as error:
     where = f'{error.filename}: ' if error.filename else ''
     failure, message = error, f'{where}{error.strerror or first_part(error)}'
-  except Stopped:
+  except stopping.Stopped:
     say('v2meow: stopped by a signal')
     return stopped
   except KeyboardInterrupt:
@@ -122,12 +115,6 @@ def hushed() -> Iterator[None]:
     finally:
       os.dup2(own, 2)
       os.close(own)
-
-
-def _stop(number: int, frame: object) -> None:
-  del frame
-  signal.signal(number, signal.SIG_IGN)  # one is enough
-  raise Stopped
 
 
 def first_part(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from v2meow_jax import errors, terminal
+from v2meow_jax import errors, stopping
 from v2meow_jax.sweeps import driving, launchers, running, state
 from v2meow_jax.sweeps.running import Runner
 from v2meow_jax.sweeps.state import State
@@ -233,9 +233,9 @@ def test_an_interruption_stops_what_runs_and_records_it(tmp_path):
 
   def stop(names):
     if names:
-      raise terminal.Stopped
+      raise stopping.Stopped
 
-  with pytest.raises(terminal.Stopped):
+  with pytest.raises(stopping.Stopped):
     run(tmp_path, [a], launcher, changed=stop)
   assert launcher.stopped == ['a'] and state.read(a.folder(tmp_path)).state == 'stopped'
 

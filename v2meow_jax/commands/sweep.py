@@ -4,7 +4,7 @@ import argparse
 import fnmatch
 import pathlib
 
-from v2meow_jax import errors, names, terminal
+from v2meow_jax import errors, names, stopping, terminal
 from v2meow_jax.experiment import configuration
 from v2meow_jax.sweeps import difference, driving, launchers, plan, table, trials
 
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
   with driving.alone(root):
     try:
       results = driving.Driver(sweep, found, root, title, launcher, jobs, args.retries, flags).run()
-    except (KeyboardInterrupt, terminal.Stopped):
+    except (KeyboardInterrupt, stopping.Stopped):
       terminal.say(f'v2meow: stopped; run the same command to go on. {names.shown(root / "index.html")}')
       return terminal.AGAIN
   print(table.markdown(results))

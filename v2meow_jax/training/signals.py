@@ -3,12 +3,14 @@
 import signal
 import threading
 
+from v2meow_jax import stopping
+
 
 class Signals:
   """Notes signals while it is entered, instead of dying on them.
 
   Attributes:
-    stop: SIGTERM or SIGINT came; a second SIGINT does not wait for the save.
+    stop: SIGTERM or SIGINT came, while it is entered or before; a second SIGINT does not wait for the save.
     trace: SIGUSR1 came: a profiler trace of the next steps is wanted. The taker resets it.
   """
 
@@ -17,7 +19,7 @@ class Signals:
     self.trace = False
 
   def __enter__(self):
-    self._old = {}
+    self.stop, self._old = stopping.came(), {}
     if threading.current_thread() is threading.main_thread():
       for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         self._old[number] = signal.signal(number, self._note)

@@ -1,0 +1,78 @@
+"""Signals to a command are not lost, wherever they come."""
+
+import gc
+import os
+import signal
+import time
+
+import pytest
+
+from v2meow_jax import stopping, terminal
+from v2meow_jax.training.signals import Signals
+
+STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+@pytest.fixture(autouse=True)
+def default_handlers():
+  """As a shell's foreground has them."""
+  before = {number: signal.signal(number, signal.default_int_handler) for number in STATUS}
+  yield
+  for number, handler in before.items():
+    signal.signal(number, handler)
+
+
+def wait():
+  until = time.monotonic() + 5
+  while time.monotonic() < until:
+    time.sleep(0.01)
+
+
+@pytest.mark.parametrize('number', STATUS)
+def test_a_signal_ends_a_command(number, capsys):
+  def main(argv):
+    os.kill(os.getpid(), number)
+    wait()
+
+  assert terminal.run(main, []) == STATUS[number]
+  assert not stopping.came()
+  capsys.readouterr()
+
+
+@pytest.mark.parametrize('number', STATUS)
+def test_a_signal_amid_garbage_collection_comes_again(number, capsys):
+  # Of what is raised in such a callback Python only says that it is ignored.
+  def callback(phase, info):
+    if phase == 'start' and not sent:
+      sent.append(number)
+      os.kill(os.getpid(), number)
+      time.sleep(0.01)
+
+  def main(argv):
+    gc.callbacks.append(callback)
+    gc.collect()
+    gc.callbacks.remove(callback)
+    wait()
+
+  sent: list[int] = []
+  assert terminal.run(main, []) == STATUS[number]
+  assert sent
+  capsys.readouterr()
+
+
+def test_training_that_begins_after_a_signal_stops_at_once(monkeypatch):
+  with Signals() as signals:
+    assert not signals.stop
+  monkeypatch.setattr(stopping, '_came', True)
+  with Signals() as signals:
+    assert signals.stop
+
+
+def test_what_ignores_sigint_goes_on_ignoring_it(capsys):
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+  def main(argv):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.05)
+
+  assert terminal.run(main, []) == 0
