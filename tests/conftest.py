@@ -4,7 +4,11 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 
+# What runs behind a shell ignores it, and so would every process that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before JAX is imported: with libtpu installed it would look for a TPU first.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Most of a test's time is compilation, a quarter of that optimises what then runs for milliseconds.
