@@ -66,6 +66,9 @@ def test_training_that_begins_after_a_signal_stops_at_once(monkeypatch):
   monkeypatch.setattr(stopping, '_came', True)
   with Signals() as signals:
     assert signals.stop
+    signal.raise_signal(signal.SIGINT)  # the same one, which came again
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
 
 
 def test_what_ignores_sigint_goes_on_ignoring_it(capsys):

@@ -20,14 +20,15 @@ def main(argv: list[str]) -> int:
   """
   parser = argparse.ArgumentParser(prog='v2meow inspect', description=main.__doc__)
   parser.add_argument('dataset', type=terminal.any_path)
-  parser.add_argument('--json', action='store_true', help='as JSON')
-  parser.add_argument('--clip', help='id of a clip: a picture of it is written')
+  wanted = parser.add_mutually_exclusive_group()
+  wanted.add_argument('--json', action='store_true', help='as JSON')
+  wanted.add_argument('--clip', help='id of a clip: a picture of it is written')
   parser.add_argument('--out', type=terminal.local_path, help="the picture's file, by default CLIP.png")
   parser.add_argument(
     '--listen', type=terminal.any_path, help='a bundle or run: decodes its tokens to CLIP.wav'
   )
-  parser.add_argument('--page', type=terminal.local_path, help='an HTML file with plots and players')
-  parser.add_argument('--compare', type=terminal.any_path, help='another dataset: how they differ')
+  wanted.add_argument('--page', type=terminal.local_path, help='an HTML file with plots and players')
+  wanted.add_argument('--compare', type=terminal.any_path, help='another dataset: how they differ')
   args = parser.parse_args(argv)
   if args.compare is not None:
     found = inspection.compare(args.dataset, args.compare)

@@ -12,7 +12,7 @@ from v2meow_jax.evaluation import page
 
 _STYLE = """
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(19em, 1fr)); gap: 1.5em }
-.plots svg { background: none } rect.bar { fill: #1a5fb4 } rect.out { fill: #a51d2d }
+.plots svg { background: none; max-width: 24em } rect.bar { fill: #1a5fb4 } rect.out { fill: #a51d2d }
 .reel { display: flex; width: 100% } .reel img { width: 100%; height: auto }
 .sounds > div { overflow-wrap: anywhere; font-size: .85em }
 text { font: 11px system-ui, sans-serif; fill: currentColor }

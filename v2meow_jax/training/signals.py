@@ -19,7 +19,7 @@ class Signals:
     self.trace = False
 
   def __enter__(self):
-    self.stop, self._old = stopping.came(), {}
+    self.stop, self._noted, self._old = stopping.came(), False, {}
     if threading.current_thread() is threading.main_thread():
       for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         self._old[number] = signal.signal(number, self._note)
@@ -30,9 +30,10 @@ class Signals:
     if number == signal.SIGUSR1:
       self.trace = True
       return
-    if self.stop and number == signal.SIGINT:
+    # One that came before may come again here, which is not a second one.
+    if self._noted and number == signal.SIGINT:
       raise KeyboardInterrupt
-    self.stop = True
+    self.stop = self._noted = True
 
   def __exit__(self, *exc):
     for number, handler in self._old.items():
