@@ -43,6 +43,14 @@ def test_a_report_is_no_different_from_itself(tmp_path):
   assert comparison.verdict(told) == 'not seen' and told['needed'] is None
 
 
+def test_controls_are_not_compared(tmp_path):
+  a = report(tmp_path / 'a.json', [1.0, 2.0])
+  told = json.loads(a.read_text())
+  told['metrics'] |= {'bank/frechet': {'value': 1}, 'noise/tonality': {'value': 2}}
+  a.write_text(json.dumps(told | {'ways': ['made', 'noise']}))
+  assert list(comparison.compare(a, a)['unpaired']) == ['bank/frechet']
+
+
 def test_what_cannot_be_paired_is_a_sentence(tmp_path):
   a = report(tmp_path / 'a.json', [1.0, 2.0])
   with pytest.raises(errors.DatasetError, match='there is no report'):

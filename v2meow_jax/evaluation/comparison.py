@@ -20,6 +20,7 @@ class _Report(msgspec.Struct):
   pieces: dict[str, _Piece]
   metrics: dict[str, dict[str, Any]]
   provenance: dict[str, Any]
+  ways: list[str] = []
 
 
 def read(path: pathlib.Path) -> _Report:
@@ -67,7 +68,11 @@ def compare(a: pathlib.Path, b: pathlib.Path) -> dict[str, Any]:
   unpaired = {
     name: {'a': value, 'b': other.metrics[name]}
     for name, value in one.metrics.items()
-    if name in other.metrics and name not in differences and '/' in name
+    if name in other.metrics
+    and name not in differences
+    and '/' in name
+    # The truth and the controls are not what is compared.
+    and name.split('/')[0] not in one.ways
   }
   return {
     'subject': 'comparison',
