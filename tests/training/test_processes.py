@@ -138,6 +138,32 @@ def test_killed_and_resumed_on_two_processes_ends_with_the_same_bits(undisturbed
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('place', [0.2, 0.8])
+def test_what_one_process_cannot_read_of_its_part_is_damaged_for_all(place, small_dataset, tmp_path):
+  # Parameters are split over both processes, and each reads its own part of an array.
+  split = ('--gin.train.partitioner=@Partitioner()', '--gin.Partitioner.ici_mesh_shape=(1, 4, 1)')
+  whole = Started(2, tmp_path / 'whole', small_dataset, tmp_path, *split)
+  assert whole.wait() == [0, 0], whole.told()
+  begun = Started(2, tmp_path / 'run', small_dataset, tmp_path, *split)
+  begun.wait_for_checkpoint()
+  for process in begun.processes:
+    process.kill()
+  begun.wait()
+  with contextlib.closing(Checkpoints(tmp_path / 'run', read_only=True)) as saved:
+    newest = saved.latest()
+  files = (tmp_path / 'run' / 'checkpoints' / str(newest) / 'state' / 'd').iterdir()
+  path = max(files, key=lambda file: file.stat().st_size)
+  data = bytearray(path.read_bytes())
+  at = int(place * len(data))
+  data[at : at + 16] = bytes(byte ^ 0xFF for byte in data[at : at + 16])
+  path.write_bytes(data)
+  resumed = Started(2, tmp_path / 'run', small_dataset, tmp_path, *split)
+  assert resumed.wait() == [0, 0], resumed.told()
+  assert (tmp_path / 'run' / f'damaged_{newest}').exists()
+  jax.tree.map(np.testing.assert_array_equal, state_of(tmp_path / 'run'), state_of(tmp_path / 'whole'))
+
+
+@pytest.mark.slow
 def test_four_processes_then_two_then_one_see_the_examples_that_would_have_come(
   undisturbed, small_dataset, tmp_path
 ):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from v2meow_jax import errors, stores
@@ -197,14 +198,22 @@ class Checkpoints:
       raise errors.BundleError(f'{self.path}: there is no complete checkpoint; train the run first')
     damaged = []
     for number in steps:
+      about, state, reason = {}, None, ''
       try:
         about = self._about(number)
-        state = self._restore(number, about, wanted(about['layout']))
+        state = self._read(number, about, wanted(about['layout']))
       except (errors.BundleError, MemoryError):
         raise
       # Of many kinds, a bare Exception among them; what was asked for and does not fit is told before this.
       except Exception as error:
-        damaged.append((number, reason := _reason(error)))
+        reason = _reason(error)
+      # Each process reads its own part: what one of them cannot read is damaged for all.
+      if _any_process(bool(reason)):
+        reason = reason or 'another process could not read its part'
+      elif digest(state) != about['digest']:
+        reason = 'its checksum is another'
+      if reason:
+        damaged.append((number, reason))
         warnings.warn(f'{self.path}/{number}: the checkpoint is damaged ({reason})', stacklevel=2)
         continue
       self._set_aside([number for number, _ in damaged])
@@ -216,13 +225,17 @@ class Checkpoints:
       'restore the folder from a backup, or train in another one'
     )
 
+  # Both are read by Orbax's handlers and not by its manager, which waits for the other processes after a read
+  # that succeeds: for ever, where theirs did not.
+
   def _about(self, step: int) -> dict[str, Any]:
-    about = self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))['data']
+    with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
+      about = handler.restore(self.path / str(step) / 'data', ocp.args.JsonRestore())
     if about['check'] != _check(about):
       raise ValueError('the checksum of its description is another')
     return about
 
-  def _restore(self, step: int, about: dict[str, Any], abstract: Any) -> Any:
+  def _read(self, step: int, about: dict[str, Any], abstract: Any) -> Any:
     ours, theirs = signature(abstract), about['arrays']
     if ours != theirs:
       name = next(n for n in sorted(ours | theirs) if ours.get(n) != theirs.get(n))
@@ -231,11 +244,8 @@ class Checkpoints:
         f'{self.path}/{step}: the checkpoint does not fit this configuration ({name} is {have} there and '
         f'{want} here); use the configuration it was trained with, or another run directory'
       )
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-    state = self._manager.restore(step, args=args)['state']
-    if digest(state) != about['digest']:
-      raise ValueError('its checksum is another')
-    return state
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+      return handler.restore(self.path / str(step) / 'state', args=ocp.args.StandardRestore(abstract))
 
   def _set_aside(self, steps: list[int]) -> None:
     """Removes damaged checkpoints from the folder, so that they do not count as the latest."""
@@ -248,6 +258,8 @@ class Checkpoints:
         names = itertools.chain([f'damaged_{step}'], (f'damaged_{step}_{n}' for n in itertools.count(2)))
         free = next(name for name in names if not (self.path.parent / name).exists())
         (self.path / str(step)).rename(self.path.parent / free)
+    # Who looked before that would take the step for one that is saved, and leave out what the others do.
+    _any_process(False)
     self._manager.reload()
 
   def wait(self) -> None:
@@ -261,6 +273,13 @@ class Checkpoints:
       self.wait()
     finally:
       self._manager.close()
+
+
+def _any_process(this: bool) -> bool:
+  """Whether it is so on any process of the run; all of them wait here for each other."""
+  if jax.process_count() == 1:
+    return this
+  return bool(np.any(multihost_utils.process_allgather(np.asarray(this))))
 
 
 @contextlib.contextmanager
