@@ -145,7 +145,7 @@ def test_what_one_process_cannot_read_of_its_part_is_damaged_for_all(place, smal
   whole = Started(2, tmp_path / 'whole', small_dataset, tmp_path, *split)
   assert whole.wait() == [0, 0], whole.told()
   begun = Started(2, tmp_path / 'run', small_dataset, tmp_path, *split)
-  begun.wait_for_checkpoint()
+  begun.wait_for_checkpoint(4)
   for process in begun.processes:
     process.kill()
   begun.wait()

@@ -10,6 +10,7 @@ import importlib.util
 import multiprocessing
 import os
 import pickle
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -116,6 +117,17 @@ def _told(error: BaseException, address: str) -> Exception:
   )
 
 
+def _reach(address: str) -> None:
+  """Connects to the head of a cluster, where the address names one: Ray itself tries for many minutes.
+
+  Raises:
+    OSError: nobody answers.
+  """
+  host, _, port = address.removeprefix('ray://').rpartition(':')
+  if host and port.isdecimal():
+    socket.create_connection((host, int(port)), timeout=30).close()
+
+
 def _run(
   directory: str, encoders: list[Encoder], jobs: list[Job], address: str, processes: int
 ) -> Iterator[Done]:
@@ -126,6 +138,7 @@ def _run(
 
   local = address == LOCAL
   try:
+    _reach(address)
     ray.init(
       address=address,
       num_cpus=max(2, processes) if local else None,
@@ -133,7 +146,7 @@ def _run(
       log_to_driver=False,
       logging_level=logging.ERROR,
     )
-  except (ConnectionError, TimeoutError, RuntimeError, ValueError, AssertionError) as error:
+  except (OSError, RuntimeError, ValueError, AssertionError) as error:
     raise errors.ConfigError(f'--ray={address}: there is no such cluster; begin one by ray start') from error
   try:
     context = ray.data.DataContext.get_current()
