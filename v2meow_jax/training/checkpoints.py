@@ -230,7 +230,7 @@ class Checkpoints:
 
   def _about(self, step: int) -> dict[str, Any]:
     with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
-      about = handler.restore(self.path / str(step) / 'data', ocp.args.JsonRestore())
+      about = dict(handler.restore(self.path / str(step) / 'data', args=ocp.args.JsonRestore()))
     if about['check'] != _check(about):
       raise ValueError('the checksum of its description is another')
     return about
