@@ -38,17 +38,11 @@ def run(main: Callable[[list[str]], int | None], argv: list[str], stopped: int =
     argv: its arguments.
     stopped: exit status where SIGTERM ends it.
   """
-  logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax thinks aloud
-  for stream in (sys.stdout, sys.stderr):
-    if isinstance(stream, io.TextIOWrapper):
-      stream.reconfigure(errors='backslashreplace')  # names of files may be any bytes
-  warnings.formatwarning = lambda message, *rest, **more: f'v2meow: {message}\n'
   debug = '--debug' in argv
   argv = [argument for argument in argv if argument != '--debug']
-  if not debug:
-    hush()
   try:
-    with stopping.heard():
+    with stopping.heard():  # before all else, for a launcher may stop what has just begun
+      _set_up(debug)
       return main(argv) or 0
   except errors.InputError as error:
     failure, message = error, first_part(error)
@@ -68,6 +62,16 @@ def run(main: Callable[[list[str]], int | None], argv: list[str], stopped: int =
     traceback.print_exception(failure)
   say_error(message)
   return 2
+
+
+def _set_up(debug: bool) -> None:
+  logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax thinks aloud
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')  # names of files may be any bytes
+  warnings.formatwarning = lambda message, *rest, **more: f'v2meow: {message}\n'
+  if not debug:
+    hush()
 
 
 def hush() -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 from v2meow_jax.experiment.compilation import Compiled
-from v2meow_jax.training.health import peak_flops
+from v2meow_jax.training.health import of_kind, peak_flops
 
 # Bytes a second from a device's memory, and to its neighbours all together; makers' data sheets.
 BANDWIDTH = {
@@ -80,7 +80,7 @@ def estimate(compiled: Compiled, remat: str) -> Roofline | None:
   """
   count, kind = re.fullmatch(r'(\d+) x (.*)', compiled.devices).groups()  # type: ignore[union-attr]
   peak = peak_flops(kind)
-  known = next((pair for name, pair in BANDWIDTH.items() if re.search(rf'\b{name}\b', kind)), None)
+  known = of_kind(BANDWIDTH, kind)
   if peak is None or known is None or not compiled.model_flops or not compiled.flops > 0:
     return None
   model = compiled.model_flops / int(count)

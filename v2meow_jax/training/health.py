@@ -4,9 +4,12 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import jax
+
+Figure = TypeVar('Figure')
 
 # Peak of dense bfloat16 products in FLOP/s, by a part of the device's name; makers' data sheets.
 PEAK_FLOPS = {
@@ -27,7 +30,12 @@ PEAK_FLOPS = {
 
 def peak_flops(device_kind: str) -> float | None:
   """Peak of dense bfloat16 products of a device in FLOP/s; None where it is not in the table."""
-  return next((peak for name, peak in PEAK_FLOPS.items() if re.search(rf'\b{name}\b', device_kind)), None)
+  return of_kind(PEAK_FLOPS, device_kind)
+
+
+def of_kind(table: Mapping[str, Figure], device_kind: str) -> Figure | None:
+  """What a table says of a device, whose keys are parts of devices' names; None where it is not in it."""
+  return next((told for name, told in table.items() if re.search(rf'\b{name}\b', device_kind)), None)
 
 
 class Clock:
