@@ -3,7 +3,9 @@
 import gc
 import os
 import signal
+import sys
 import time
+import weakref
 
 import pytest
 
@@ -39,25 +41,75 @@ def test_a_signal_ends_a_command(number, capsys):
   capsys.readouterr()
 
 
-@pytest.mark.parametrize('number', STATUS)
-def test_a_signal_amid_garbage_collection_comes_again(number, capsys):
-  # Of what is raised in such a callback Python only says that it is ignored.
+class Thing:
+  """Does `work` when it is collected."""
+
+  def __init__(self, work):
+    self.work = work
+
+  def __del__(self):
+    self.work()
+
+
+def amid_a_callback(work):
   def callback(phase, info):
-    if phase == 'start' and not sent:
+    if phase == 'start':
+      work()
+
+  gc.callbacks.append(callback)
+  gc.collect()
+  gc.callbacks.remove(callback)
+
+
+def amid_a_finalizer(work):
+  Thing(work)
+
+
+def amid_a_weak_reference(work):
+  thing = set()
+  reference = weakref.ref(thing, lambda _: work())
+  del thing
+  assert reference() is None
+
+
+def amid_a_generator(work):
+  def numbers():
+    try:
+      yield 1
+    finally:
+      work()
+
+  next(numbers())
+
+
+@pytest.mark.parametrize('number', STATUS)
+@pytest.mark.parametrize('amid', [amid_a_callback, amid_a_finalizer, amid_a_weak_reference, amid_a_generator])
+def test_a_signal_of_which_python_says_that_it_is_ignored_comes_again(number, amid, capsys):
+  def signal_once():
+    if not sent:
       sent.append(number)
       os.kill(os.getpid(), number)
       time.sleep(0.01)
 
   def main(argv):
-    gc.callbacks.append(callback)
-    gc.collect()
-    gc.callbacks.remove(callback)
+    amid(signal_once)
     wait()
 
   sent: list[int] = []
   assert terminal.run(main, []) == STATUS[number]
   assert sent
   capsys.readouterr()
+
+
+def test_other_ignored_exceptions_are_told_as_before(monkeypatch):
+  told = []
+  monkeypatch.setattr(sys, 'unraisablehook', lambda unraisable: told.append(unraisable.exc_type))
+
+  def main(argv):
+    amid_a_finalizer(lambda: 1 / 0)
+
+  assert terminal.run(main, []) == 0
+  assert told == [ZeroDivisionError]
 
 
 def test_training_that_begins_after_a_signal_stops_at_once(monkeypatch):

@@ -1,14 +1,15 @@
 """How a command is asked to stop: SIGTERM and SIGINT become exceptions, none of which is lost.
 
-An exception that is raised while Python collects garbage, where JAX has a callback, goes nowhere: Python says
-that it is ignored, and the program goes on. So a signal that comes there comes again a moment later; and that
-one came is remembered, for work that looks before it begins.
+An exception that is raised while Python collects garbage (in its callbacks, of which JAX has one, in
+finalizers and callbacks of weak references) goes nowhere: Python says that it is ignored, and the program
+goes on. So a signal of which Python says so comes again a moment later; and that one came is remembered, for
+work that looks before it begins.
 """
 
 import contextlib
-import gc
 import os
 import signal
+import sys
 import threading
 import types
 from collections.abc import Iterator
@@ -40,10 +41,21 @@ def heard() -> Iterator[None]:
   interrupted = signal.getsignal(signal.SIGINT)
   if interrupted is signal.default_int_handler:  # a shell's background work ignores it
     signal.signal(signal.SIGINT, _raise)
+  before = sys.unraisablehook
+
+  def ignored(unraisable: 'sys.UnraisableHookArgs') -> None:
+    number = _number(unraisable.exc_value)
+    if number is None:
+      before(unraisable)
+    else:
+      _again(number)
+
+  sys.unraisablehook = ignored
   try:
     yield
   finally:
     _came = False
+    sys.unraisablehook = before
     if interrupted is signal.default_int_handler:
       signal.signal(signal.SIGINT, interrupted)
 
@@ -51,22 +63,22 @@ def heard() -> Iterator[None]:
 def _raise(number: int, frame: types.FrameType | None) -> None:
   global _came
   _came = True
-  if _goes_nowhere(frame):
-    timer = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
-    timer.daemon = True
-    timer.start()
-    return
   if number == signal.SIGINT:
     raise KeyboardInterrupt
   signal.signal(number, signal.SIG_IGN)  # one is enough
   raise Stopped
 
 
-def _goes_nowhere(frame: types.FrameType | None) -> bool:
-  """Whether an exception raised here is ignored: amid a callback of the garbage collector, or a finalizer."""
-  callbacks = {getattr(callback, '__code__', None) for callback in gc.callbacks}
-  while frame is not None:
-    if frame.f_code in callbacks or frame.f_code.co_name == '__del__':
-      return True
-    frame = frame.f_back
-  return False
+def _number(error: BaseException | None) -> signal.Signals | None:
+  """The signal of which `error` tells."""
+  if isinstance(error, KeyboardInterrupt):
+    return signal.SIGINT
+  return signal.SIGTERM if isinstance(error, Stopped) else None
+
+
+def _again(number: signal.Signals) -> None:
+  """Python ignored the exception of a signal: the signal comes again."""
+  signal.signal(number, _raise)
+  timer = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
+  timer.daemon = True
+  timer.start()

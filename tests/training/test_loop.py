@@ -170,7 +170,12 @@ def test_checkpoints_are_not_overwritten_by_the_next_steps(tmp_path):
     batch = next(batches)
     restored, about = saved.restore(shapes, n + 1)
     assert (about['step'], about['position']) == (n + 1, 4 * (n + 1))
-    same(restored['trainable'], jax.device_get(state))
+    # Another program than the loop's, so equal to rounding; the next step's values are far from these.
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+      restored['trainable'],
+      jax.device_get(state),
+    )
 
 
 def test_another_architecture_is_refused(tmp_path):
