@@ -166,7 +166,7 @@ def test_clap_hears_files_reads_captions_and_is_known_by_its_weights(clap_folder
   assert (heard != read).any()
   moved = shutil.copytree(clap_folder, tmp_path / 'elsewhere')
   assert registry.same(ClapEncoder(str(moved)).identity, encoder.identity)
-  built = registry.build(json.loads(json.dumps(encoder.identity)), tmp_path, str(moved))
+  built = registry.build(json.loads(json.dumps(encoder.identity)), tmp_path, {'clap': str(moved)})
   np.testing.assert_array_equal(built.encode_text('slow jazz'), read)
   with pytest.raises(errors.ConfigError, match='give the folder'):
     ClapEncoder(str(tmp_path / 'nowhere')).stream  # noqa: B018

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from v2meow_jax import bundles, compile_cache, errors
+from v2meow_jax import bundles, errors, runtime
 from v2meow_jax.generation.pipeline import Pipeline
 
 
@@ -63,7 +63,7 @@ def serve(
     except ImportError as error:
       raise errors.ConfigError('the page needs Gradio; install v2meow-jax with the extra "app"') from error
 
-    compile_cache.keep()
+    runtime.set_up()
     loaded = bundles.load(bundle)
     pipeline = Pipeline.load(loaded, networks=networks, dtype=dtype, rows=rows)
     limits = studio.Limits(settings.max_seconds, settings.keep_minutes)

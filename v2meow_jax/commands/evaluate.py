@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from v2meow_jax import bundles, compile_cache, errors, files, terminal
+from v2meow_jax import bundles, errors, files, runtime, terminal
 from v2meow_jax.commands import network_options
 from v2meow_jax.encoders import registry
 from v2meow_jax.encoders.base import Encoder
@@ -144,7 +144,7 @@ def _music(args: argparse.Namespace) -> int:
   with terminal.Progress() as progress:
     if args.video:
       assert bundle is not None
-      compile_cache.keep()
+      runtime.set_up()
       shared = {'seed': args.seed, 'duration': args.seconds}
       asked, failures = tasks.readable(tasks.read_tasks(args.video, shared, _tell))
       mine = asked[args.shard[0] :: args.shard[1]]

@@ -5,7 +5,7 @@ import pathlib
 import sys
 import time
 
-from v2meow_jax import bundles, compile_cache, errors, names, terminal
+from v2meow_jax import bundles, errors, names, runtime, terminal
 from v2meow_jax.commands import network_options
 from v2meow_jax.generation import options, results, streaming, tasks
 from v2meow_jax.generation.pipeline import Pipeline
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
   # Before the model is loaded: the answer to a wrong file should be quick.
   good, failures = tasks.readable(asked)
   tasks.check_places(args.out, good)
-  compile_cache.keep()
+  runtime.set_up()
   target = loudness.MUSIC if args.loudness is None else args.loudness
   loaded = bundles.load(args.bundle)
   networks = network_options.chosen(args)

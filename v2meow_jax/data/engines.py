@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from v2meow_jax import compile_cache, errors, files, terminal, workers
+from v2meow_jax import errors, files, runtime, terminal, workers
 from v2meow_jax.data import parts as parts_lib
 from v2meow_jax.data import records, table
 from v2meow_jax.data.parts import Part
@@ -145,7 +145,7 @@ def _begin_whole(directory: str, encoders: Sequence[Encoder]) -> None:
   global _half
   terminal.hush()
   parts_lib.require_tensorflow()
-  compile_cache.keep()
+  runtime.set_up()
   _half = Writer(directory, encoders)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from v2meow_jax import compile_cache, errors, terminal, workers
+from v2meow_jax import errors, runtime, terminal, workers
 from v2meow_jax.data import engines
 from v2meow_jax.data import parts as parts_lib
 from v2meow_jax.data.engines import Done, Job, Reader, Writer
@@ -217,7 +217,7 @@ class _WriteStage:
     terminal.hush()
     workers.be_worker()
     parts_lib.require_tensorflow()
-    compile_cache.keep()
+    runtime.set_up()
     self._writer = Writer(directory, ray.get(encoders))
 
   def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

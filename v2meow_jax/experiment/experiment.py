@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 import gin
-from v2meow_jax import __version__, compile_cache, errors
+from v2meow_jax import __version__, errors, runtime
 from v2meow_jax.experiment import bindings, configuration, history
 from v2meow_jax.partitioning import Partitioner
 from v2meow_jax.training import agreement, loop
@@ -56,7 +56,7 @@ def train(
   partitioner, guard = partitioner or Partitioner(), guard or Guard()
   if instead is not None:
     return instead(trainable, batches, partitioner, guard)
-  compile_cache.keep(model_dir)
+  runtime.set_up(model_dir)
 
   def started(step: int) -> None:
     main = jax.process_index() == 0
