@@ -69,6 +69,18 @@ def test_beyond_the_end_the_last_element_lasts(path):
   np.testing.assert_array_equal(tokens[50:], tokens[49:50].repeat(50, 0))
 
 
+def test_a_file_of_hours_is_measured_in_sections(tmp_path):
+  wave = music(150) / 2
+  write_wav(tmp_path / 'long.wav', wave, RATE)
+  encoder = PulseEncoder(longest=60)
+  for number in range(3):
+    # A section is read for as long as a clip that begins at its end.
+    write_wav(tmp_path / 'section.wav', wave[60 * number * RATE : 60 * number * RATE + 70 * RATE], RATE)
+    found = encoder.encode_clip(MediaClip(None, str(tmp_path / 'long.wav'), 60 * number + 20.0, 10.0))
+    alone = ENCODER.encode_clip(MediaClip(None, str(tmp_path / 'section.wav'), 20.0, 10.0))
+    np.testing.assert_array_equal(found, alone)
+
+
 def test_what_cannot_be_encoded_is_told(path):
   with pytest.raises(errors.MediaError, match='no sound at 30 s'):
     encode(path, 30.0, 2.0)

@@ -2,8 +2,9 @@
 
 The level at which a video and music meet: what a cut or a movement could be answered by, without melody,
 harmony or timbre. Each of the three is told relative to the whole track, so that soft and loud pieces have
-the same tokens. It stands where V2Meow has semantic tokens of w2v-BERT, or beside them, and is this
-project's own: 64 codes, four steps of each of the three.
+the same tokens; a file of hours is no track, and is measured half an hour at a time. It stands where V2Meow
+has semantic tokens of w2v-BERT, or beside them, and is this project's own: 64 codes, four steps of each of
+the three.
 """
 
 import dataclasses
@@ -38,18 +39,21 @@ class PulseEncoder:
   Attributes:
     rate: tokens a second, in Hz.
     sample_rate: of the audio that is measured, in Hz.
+    longest: seconds that are measured as one; of a longer file, the section in which the clip begins.
   """
 
   rate: Fraction = Fraction(25, 2)
   sample_rate: int = 16000
+  longest: int = 1800
 
   needs = 'audio'
 
   def __post_init__(self):
     object.__setattr__(self, 'rate', Fraction(self.rate))
-    if not 0 < self.rate <= 50 or self.sample_rate < 8000:
+    if not 0 < self.rate <= 50 or self.sample_rate < 8000 or self.longest < 60:
       raise errors.ConfigError(
-        f'pulse: a rate of {self.rate} Hz, audio at {self.sample_rate} Hz; at most 50 and at least 8000 go'
+        f'pulse: a rate of {self.rate} Hz, audio at {self.sample_rate} Hz, sections of {self.longest} s; at '
+        'most 50, and at least 8000 and 60, go'
       )
 
   @property
@@ -67,11 +71,13 @@ class PulseEncoder:
     if clip.audio_path is None:
       raise errors.MediaError(f'clip of {clip.video}: there is no audio to read')
     start = Fraction(clip.start).limit_denominator(10**6)
-    first = math.floor(start * self.rate)
-    # The file is measured from where the clip's elements are whole ones of it.
+    first = math.floor(start % self.longest * self.rate)
     state = os.stat(clip.audio_path)
     mark = (state.st_mtime_ns, state.st_size)
-    found = _measured(clip.audio_path, mark, self.sample_rate, self.rate, start - first / self.rate)
+    # The section is measured from where the clip's elements are whole ones of it, and on for as long as a
+    # clip that begins at its end.
+    begin, seconds = start - first / self.rate, self.longest + math.ceil(clip.duration)
+    found = _measured(clip.audio_path, mark, self.sample_rate, self.rate, begin, seconds)
     tokens = found[first : first + self.stream.length(clip.duration)]
     if not len(tokens):
       raise errors.MediaError(f'{clip.audio_path}: there is no sound at {clip.start:g} s')
@@ -79,9 +85,11 @@ class PulseEncoder:
 
 
 @functools.lru_cache(maxsize=2)  # clips of a file come one after the other
-def _measured(path: str, mark: tuple, sample_rate: int, rate: Fraction, start: Fraction) -> np.ndarray:
+def _measured(
+  path: str, mark: tuple, sample_rate: int, rate: Fraction, start: Fraction, seconds: int
+) -> np.ndarray:
   del mark  # tells a file from what it was before
-  sound = audio.load_audio(path, sample_rate, 1, float(start))[0][:, 0]
+  sound = audio.load_audio(path, sample_rate, 1, float(start), seconds)[0][:, 0]
   if not len(sound):
     raise errors.MediaError(f'{path}: there is no sound in it')
   return tokens_of(curves.analyse(sound, sample_rate, float(rate)))

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from v2meow_jax import partitioning
-from v2meow_jax.models import products
+from v2meow_jax.models import flash, products
 from v2meow_jax.models.cache import LayerCache
 
 # Index arrays of queries and keys -> an additive bias [heads, queries, keys].
@@ -117,20 +117,19 @@ def blockwise(
   gradient computes them again.
   """
   length = q.shape[1]
-  parts = []
-  bounds = [(0, prefix)] if prefix else []
-  bounds += [(start, min(start + block, length)) for start in range(prefix, length, block)]
+  blocks = ((0, prefix, False),) if prefix else ()
+  blocks += tuple((start, min(start + block, length), True) for start in range(prefix, length, block))
+  if bias is None:
+    return flash.attend(blocks, q, k, v)
 
-  def part(q, k, v, start, stop):
+  def part(q, k, v, start, stop, causal):
     rows, columns = np.arange(start, stop), np.arange(stop)
-    mask = None if stop == prefix else jnp.asarray(columns <= rows[:, None])
-    added = bias(jnp.asarray(rows), jnp.asarray(columns)) if bias else None
-    return attend(q, k, v, mask, added)
+    mask = jnp.asarray(columns <= rows[:, None]) if causal else None
+    return attend(q, k, v, mask, bias(jnp.asarray(rows), jnp.asarray(columns)))
 
-  for start, stop in bounds:
-    forgetful = jax.checkpoint(part, static_argnums=(3, 4))
-    parts.append(forgetful(q[:, start:stop], k[:, :stop], v[:, :stop], start, stop))
-  return jnp.concatenate(parts, 1) if len(parts) > 1 else parts[0]
+  forgetful = jax.checkpoint(part, static_argnums=(3, 4, 5))
+  parts = [forgetful(q[:, at[0] : at[1]], k[:, : at[1]], v[:, : at[1]], *at) for at in blocks]
+  return jnp.concatenate(parts, 1)
 
 
 def decode(

@@ -4,7 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from v2meow_jax import linen
-from v2meow_jax.models.products import product
+from v2meow_jax.models import products
 
 
 class Linear(nn.Module):
@@ -29,4 +29,4 @@ class Linear(nn.Module):
       shape, axes, place = shape[::-1], axes[::-1], (-1, -2)
     init = nn.initializers.variance_scaling(self.scale, 'fan_in', 'truncated_normal', *place)
     kernel = linen.parameter(self, 'kernel', init, axes, shape).astype(x.dtype)
-    return product(x, kernel) if self.transposed else x @ kernel
+    return products.product(x, kernel) if self.transposed else products.matmul(x, kernel)

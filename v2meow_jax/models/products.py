@@ -36,6 +36,37 @@ def product(x: Float[Array, '*b i'], kernel: Float[Array, 'o i']) -> Float[Array
   return made.astype(x.dtype).reshape(*x.shape[:-1], -1)
 
 
+def matmul(x: Float[Array, '*b i'], kernel: Float[Array, 'i o']) -> Float[Array, '*b o']:
+  """`x @ kernel` of many rows.
+
+  As matrices, of which the gradient by the kernel is one product too; of bfloat16, as in that gradient, with
+  float32 results. (What is computed again for a gradient then has those of bfloat16 in it.)
+  """
+  if partitioning.platform() != 'cpu':
+    return x @ kernel
+  rows = x.reshape(-1, x.shape[-1])
+  made = _of_bfloat16(rows, kernel) if x.dtype == jnp.bfloat16 else rows @ kernel
+  return made.reshape(*x.shape[:-1], -1)
+
+
+def _sums(x: Array, y: Array, axes: tuple[int, int]) -> Array:
+  made = jax.lax.dot_general(x, y, ((axes[:1], axes[1:]), ((), ())), preferred_element_type=_wide(x.dtype))
+  return made.astype(x.dtype)
+
+
+@jax.custom_vjp
+def _of_bfloat16(x: Float[Array, 'n i'], kernel: Float[Array, 'i o']) -> Float[Array, 'n o']:
+  return _sums(x, kernel, (1, 0))
+
+
+def _of_gradient(kept, grad):
+  x, kernel = kept
+  return _sums(grad, kernel, (1, 1)), _sums(x, grad, (0, 0))
+
+
+_of_bfloat16.defvjp(lambda x, kernel: (_of_bfloat16(x, kernel), (x, kernel)), _of_gradient)
+
+
 def by_level(x: Float[Array, 'k n i'], kernels: Float[Array, 'k i o']) -> Float[Array, 'k n o']:
   """`x[k] @ kernels[k]` for every k, in float32 or wider."""
   made = jnp.einsum(
