@@ -29,6 +29,11 @@ def test_products_of_levels_and_of_one_query_are_numpys(count, dtype):
   found = jax.jit(products.by_level)(*cast(x, kernels))
   assert found.dtype == jnp.float32 and found.shape == (4, count, 16)
   np.testing.assert_allclose(found, x @ kernels, atol=bound)
+  grads = jax.jit(jax.grad(lambda *given: jnp.sum(products.by_level(*given) ** 2), (0, 1)))(*cast(x, kernels))
+  expected = 2 * x @ kernels @ np.swapaxes(kernels, 1, 2), 2 * np.swapaxes(x, 1, 2) @ (x @ kernels)
+  for grad, right in zip(grads, expected, strict=True):
+    assert grad.dtype == dtype
+    np.testing.assert_allclose(np.asarray(grad, np.float64), right, atol=40 * bound)
   scores = products.scores_of_one(*cast(x[:, :1], keys))
   np.testing.assert_allclose(scores, (keys @ x[:, 0, :, None])[..., 0], atol=bound)
   mean = products.mean_of_many(*cast(weights, keys))

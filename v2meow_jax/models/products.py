@@ -69,10 +69,31 @@ _of_bfloat16.defvjp(lambda x, kernel: (_of_bfloat16(x, kernel), (x, kernel)), _o
 
 def by_level(x: Float[Array, 'k n i'], kernels: Float[Array, 'k i o']) -> Float[Array, 'k n o']:
   """`x[k] @ kernels[k]` for every k, in float32 or wider."""
-  made = jnp.einsum(
-    'kni,kio->kno', _two(x, 1), kernels.astype(x.dtype), preferred_element_type=_wide(x.dtype)
-  )
-  return made[:, : x.shape[1]]
+  kernels = kernels.astype(x.dtype)
+  if x.dtype == jnp.bfloat16 and partitioning.platform() == 'cpu':
+    return _levels_of_bfloat16(_two(x, 1), kernels)[:, : x.shape[1]]
+  return _levels(x, kernels, (2, 1))
+
+
+def _levels(x: Array, y: Array, axes: tuple[int, int]) -> Array:
+  dimensions = ((axes[:1], axes[1:]), ((0,), (0,)))
+  return jax.lax.dot_general(x, y, dimensions, preferred_element_type=_wide(x.dtype))
+
+
+@jax.custom_vjp
+def _levels_of_bfloat16(x, kernels):
+  return _levels(x, kernels, (2, 1))
+
+
+def _levels_of_gradient(kept, grad):
+  x, kernels = kept
+  grad = grad.astype(x.dtype)
+  return _levels(grad, kernels, (2, 2)).astype(x.dtype), _levels(x, grad, (1, 1)).astype(x.dtype)
+
+
+_levels_of_bfloat16.defvjp(
+  lambda x, kernels: (_levels_of_bfloat16(x, kernels), (x, kernels)), _levels_of_gradient
+)
 
 
 def _two(x: Array, axis: int) -> Array:
