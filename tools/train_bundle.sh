@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Makes a bundle whose music is to follow its video, from nothing but packages: rendered scores and varied recordings,
-# a codec without phase, a pulse stage, one acoustic stage. Resumable: run it again after any interruption.
+# Makes the bundle of data/bach from nothing but packages: rendered scores, a codec without phase, a pulse stage, one
+# acoustic stage. Resumable: run it again after any interruption.
 #   tools/train_bundle.sh WORK_FOLDER BUNDLE_FOLDER
-# Planned for two CPU cores: codec 3 h, pulse 1 h, acoustic 8 h, and 3 h for 40 hours of music; about 60 GB of disk.
-# NOT YET RUN IN FULL: no scores can be told. Between the parts stand gates (tools/gates.py); one that fails ends it,
-# unless GATES=tell. On a GPU: HARDWARE="--gin_file=hardware/gpu_1.gin". Another amount of music: HOURS=50.
-# Needs the extras "train" and "scores", apt-get, fluidsynth and fluid-soundfont-gm.
+# On two CPU cores that did other work too: 35 minutes for ten hours of music with their films, codec 20 minutes, pulse 14,
+# acoustic 35; 3 GB of disk. The scores to be expected are those of data/bach/README.md. Between the parts stand gates
+# (tools/gates.py); one that fails ends it, unless GATES=tell.
+# More of it, or on a GPU: HOURS=40 STYLES=bach,corelli,haydn,mozart STEPS=10 (times the recipes' steps) RECORDINGS=2
+# (variations of the tracks of data/tiny) HARDWARE="--gin_file=hardware/gpu_1.gin".
+# Needs the extras "train" and "scores", fluidsynth and fluid-soundfont-gm; with RECORDINGS apt-get.
 set -euo pipefail
 here="$(cd "$(dirname "$0")/.." && pwd)"
 work="${1:?usage: train_bundle.sh WORK_FOLDER BUNDLE_FOLDER}"
@@ -14,20 +16,25 @@ read -ra hardware <<< "${HARDWARE:-}"
 mkdir -p "$work"
 
 # Music, and videos of it: of scores from what is true, of recordings from what is measured.
-python "$here/tools/fetch_music.py" --out "$work/tracks" --tracks "$here/data/tiny/TRACKS.tsv"
-python "$here/tools/make_music.py" recordings --manifest "$work/tracks/manifest.jsonl" --out "$work/recordings" \
-  --variations 2 --sample_rate 16000
-python "$here/tools/make_music.py" scores --hours "${HOURS:-40}" --out "$work/scores" --sample_rate 16000 --workers 2
-for kind in scores recordings; do
+kinds=(scores)
+python "$here/tools/make_music.py" scores --hours "${HOURS:-10}" --repertoires "${STYLES:-bach,corelli,joplin}" \
+  --out "$work/scores" --sample_rate 16000 --workers 2
+if [ "${RECORDINGS:-0}" != 0 ]; then
+  kinds+=(recordings)
+  python "$here/tools/fetch_music.py" --out "$work/tracks" --tracks "$here/data/tiny/TRACKS.tsv"
+  python "$here/tools/make_music.py" recordings --manifest "$work/tracks/manifest.jsonl" --out "$work/recordings" \
+    --variations "$RECORDINGS" --sample_rate 16000
+fi
+for kind in "${kinds[@]}"; do
   v2meow visualize --manifest="$work/$kind/manifest.jsonl" --out="$work/videos_$kind" --workers=2
 done
 cat "$work"/videos_*/manifest.jsonl > "$work/manifest.jsonl"
 v2meow prepare --manifest="$work/manifest.jsonl" --out="$work/ds" \
   --streams=video/motion,video/events,audio/pulse,audio/waveform
 
-train() {
+train() {  # recipe, run, steps
   v2meow train --gin_file="recipes/$1.gin" "${hardware[@]}" --gin.MODEL_DIR="\"$work/runs/$2\"" \
-    --gin.DATASET_DIR="\"$work/ds\"" "${@:3}"
+    --gin.DATASET_DIR="\"$work/ds\"" --gin.TOTAL_STEPS=$(($3 * ${STEPS:-1}))
 }
 gate() {
   python "$here/tools/gates.py" "$@" || [ "${GATES:-}" = tell ]
@@ -38,8 +45,7 @@ report_of() {  # the runs that are there, as a bundle, on held-out music
   v2meow evaluate --bundle="$work/so_far" --dataset="$work/ds" --out="$work/report" --crops=256
 }
 
-train magnitude_16k codec
-train magnitude_16k_adversary codec_adversary --gin.WarmStart.source="\"$work/runs/codec\""
+train magnitude_16k codec 900
 mkdir -p "$work/held_out"
 python - "$work/manifest.jsonl" "$work/held_out" << 'END'
 import json, os, sys
@@ -48,19 +54,19 @@ for row in [row for row in rows if row['split'] == 'validation'][:40]:
   place = os.path.join(sys.argv[2], os.path.basename(row['audio']))
   os.path.lexists(place) or os.symlink(row['audio'], place)
 END
-v2meow codec report --bundle="$work/runs/codec_adversary" --audio="$work/held_out" --out="$work/codec_report"
+v2meow codec report --bundle="$work/runs/codec" --audio="$work/held_out" --out="$work/codec_report"
 gate codec "$work/codec_report/report.json"
-v2meow prepare --out="$work/ds" --streams=audio/acoustic --codec="$work/runs/codec_adversary"
+v2meow prepare --out="$work/ds" --streams=audio/acoustic --codec="$work/runs/codec"
 
-train small_pulse pulse
-report_of codec_adversary pulse
+train small_pulse pulse 500
+report_of codec pulse
 gate stage "$work/report/report.json" pulse
 
-train small_acoustic acoustic
-report_of codec_adversary pulse acoustic
+train small_acoustic acoustic 1200
+report_of codec pulse acoustic
 gate stage "$work/report/report.json" acoustic
 
-v2meow export --run="$work/runs/codec_adversary" --run="$work/runs/pulse" --run="$work/runs/acoustic" --out="$bundle" \
-  --name="v2meow_jax pulse" --dtype=float16 --licence="CC-BY-SA-4.0" \
+v2meow export --run="$work/runs/codec" --run="$work/runs/pulse" --run="$work/runs/acoustic" --out="$bundle" \
+  --name="v2meow_jax bach" --dtype=float16 --licence="CC-BY-NC-SA-4.0" \
   --sampling='{"pulse": {"temperature": 0.9}, "acoustic": {"temperature": 0.9, "top_k": 100}}' \
-  --provenance="music21's corpus played by FluidSynth, and the tracks of data/tiny/TRACKS.tsv"
+  --provenance="music21's corpus (${STYLES:-bach,corelli,joplin}) played by FluidSynth with FluidR3"
