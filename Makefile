@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-BUNDLE ?= data/tiny
+BUNDLE ?= data/bach
 CLIP ?= data/demo/big_buck_bunny.mp4
 OUT ?= out
 
