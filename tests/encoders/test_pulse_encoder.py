@@ -3,7 +3,8 @@ import pytest
 
 from v2meow_jax import errors
 from v2meow_jax.encoders.pulse import PulseEncoder, steps_of
-from v2meow_jax.media.audio import write_wav
+from v2meow_jax.evaluation.measuring import Sound
+from v2meow_jax.media.audio import load_audio, write_wav
 from v2meow_jax.media.clip import MediaClip
 
 ENCODER, RATE = PulseEncoder(), 16000
@@ -79,6 +80,11 @@ def test_a_file_of_hours_is_measured_in_sections(tmp_path):
     found = encoder.encode_clip(MediaClip(None, str(tmp_path / 'long.wav'), 60 * number + 20.0, 10.0))
     alone = ENCODER.encode_clip(MediaClip(None, str(tmp_path / 'section.wav'), 20.0, 10.0))
     np.testing.assert_array_equal(found, alone)
+
+
+def test_sound_in_memory_is_a_track(path):
+  sound, rate = load_audio(path, RATE, 1)
+  np.testing.assert_array_equal(ENCODER.encode_clip(Sound.of(sound, rate)), encode(path))
 
 
 def test_what_cannot_be_encoded_is_told(path):

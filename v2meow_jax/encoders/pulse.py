@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 import gin
 from v2meow_jax import description, errors
@@ -68,31 +68,35 @@ class PulseEncoder:
 
   def encode_clip(self, clip: MediaClip) -> Int[np.ndarray, 'n 1']:
     """Tokens of the clip; what is beyond the sound's end is as its last element."""
-    if clip.audio_path is None:
-      raise errors.MediaError(f'clip of {clip.video}: there is no audio to read')
-    start = Fraction(clip.start).limit_denominator(10**6)
-    first = math.floor(start % self.longest * self.rate)
-    state = os.stat(clip.audio_path)
-    mark = (state.st_mtime_ns, state.st_size)
-    # The section is measured from where the clip's elements are whole ones of it, and on for as long as a
-    # clip that begins at its end.
-    begin, seconds = start - first / self.rate, self.longest + math.ceil(clip.duration)
-    found = _measured(clip.audio_path, mark, self.sample_rate, self.rate, begin, seconds)
+    first, found = self._in_file(clip) if clip.audio_path else (0, self._of(clip.audio(self.sample_rate)))
     tokens = found[first : first + self.stream.length(clip.duration)]
     if not len(tokens):
       raise errors.MediaError(f'{clip.audio_path}: there is no sound at {clip.start:g} s')
     return np.pad(tokens, ((0, self.stream.length(clip.duration) - len(tokens)), (0, 0)), mode='edge')
 
+  def _of(self, sound: Float[np.ndarray, 'samples 1']) -> Int[np.ndarray, 'n 1']:
+    """Tokens of a track: of what is in no file, the sound itself."""
+    return tokens_of(curves.analyse(sound[:, 0], self.sample_rate, float(self.rate)))
+
+  def _in_file(self, clip: MediaClip) -> tuple[int, Int[np.ndarray, 'n 1']]:
+    """Tokens of a section of the file, and the number among them of the clip's first."""
+    start = Fraction(clip.start).limit_denominator(10**6)
+    first = math.floor(start % self.longest * self.rate)
+    state = os.stat(str(clip.audio_path))
+    mark = (state.st_mtime_ns, state.st_size)
+    # The section is measured from where the clip's elements are whole ones of it, and on for as long as a
+    # clip that begins at its end.
+    begin, seconds = start - first / self.rate, self.longest + math.ceil(clip.duration)
+    return first, _measured(self, str(clip.audio_path), mark, begin, seconds)
+
 
 @functools.lru_cache(maxsize=2)  # clips of a file come one after the other
-def _measured(
-  path: str, mark: tuple, sample_rate: int, rate: Fraction, start: Fraction, seconds: int
-) -> np.ndarray:
+def _measured(encoder: PulseEncoder, path: str, mark: tuple, start: Fraction, seconds: int) -> np.ndarray:
   del mark  # tells a file from what it was before
-  sound = audio.load_audio(path, sample_rate, 1, float(start), seconds)[0][:, 0]
+  sound = audio.load_audio(path, encoder.sample_rate, 1, float(start), seconds)[0]
   if not len(sound):
     raise errors.MediaError(f'{path}: there is no sound in it')
-  return tokens_of(curves.analyse(sound, sample_rate, float(rate)))
+  return encoder._of(sound)
 
 
 def tokens_of(analysis: curves.Analysis) -> Int[np.ndarray, 'n 1']:
