@@ -1,6 +1,6 @@
 """A picture of the page of `v2meow serve` with a film that it made, taken in Chromium.
 
-v2meow serve --bundle data/tiny --examples data/demo &
+v2meow serve --bundle data/bach --examples data/demo &
 python tools/picture_page.py http://127.0.0.1:7860 data/demo/big_buck_bunny.mp4 docs/page.png
 """
 
