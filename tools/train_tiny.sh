@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the bundled model from nothing but Debian's packages: about two hours on two CPU cores, resumable.
+# Makes the model of data/tiny from nothing but Debian's packages: about two hours on two CPU cores, resumable.
 #   tools/train_tiny.sh WORK_FOLDER BUNDLE_FOLDER
 # Needs the extra "train", apt-get, and 6 GB of disk.
 set -euo pipefail
