@@ -2,9 +2,10 @@
 # Makes the bundle of data/bach from nothing but packages: rendered scores, a codec without phase, a pulse stage, one
 # acoustic stage. Resumable: run it again after any interruption.
 #   tools/train_bundle.sh WORK_FOLDER BUNDLE_FOLDER
-# On two CPU cores that did other work too: 35 minutes for ten hours of music with their films, codec 20 minutes, pulse 14,
-# acoustic 35; 3 GB of disk. The scores to be expected are those of data/bach/README.md. Between the parts stand gates
+# On two CPU cores that did other work too: 37 minutes for ten hours of music with their films, codec 23 minutes, pulse 15,
+# acoustic 44; 3 GB of disk. The scores to be expected are those of data/bach/README.md. Between the parts stand gates
 # (tools/gates.py); one that fails ends it, unless GATES=tell.
+# At these sizes one does, level 0 against its bigram: data/bach was made all the same.
 # More of it, or on a GPU: HOURS=40 STYLES=bach,corelli,haydn,mozart STEPS=10 (times the recipes' steps) RECORDINGS=2
 # (variations of the tracks of data/tiny) HARDWARE="--gin_file=hardware/gpu_1.gin".
 # Needs the extras "train" and "scores", fluidsynth and fluid-soundfont-gm; with RECORDINGS apt-get.

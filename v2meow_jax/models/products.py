@@ -45,55 +45,38 @@ def matmul(x: Float[Array, '*b i'], kernel: Float[Array, 'i o']) -> Float[Array,
   if partitioning.platform() != 'cpu':
     return x @ kernel
   rows = x.reshape(-1, x.shape[-1])
-  made = _of_bfloat16(rows, kernel) if x.dtype == jnp.bfloat16 else rows @ kernel
+  made = _of_bfloat16(rows, kernel).astype(x.dtype) if x.dtype == jnp.bfloat16 else rows @ kernel
   return made.reshape(*x.shape[:-1], -1)
-
-
-def _sums(x: Array, y: Array, axes: tuple[int, int]) -> Array:
-  made = jax.lax.dot_general(x, y, ((axes[:1], axes[1:]), ((), ())), preferred_element_type=_wide(x.dtype))
-  return made.astype(x.dtype)
-
-
-@jax.custom_vjp
-def _of_bfloat16(x: Float[Array, 'n i'], kernel: Float[Array, 'i o']) -> Float[Array, 'n o']:
-  return _sums(x, kernel, (1, 0))
-
-
-def _of_gradient(kept, grad):
-  x, kernel = kept
-  return _sums(grad, kernel, (1, 1)), _sums(x, grad, (0, 0))
-
-
-_of_bfloat16.defvjp(lambda x, kernel: (_of_bfloat16(x, kernel), (x, kernel)), _of_gradient)
 
 
 def by_level(x: Float[Array, 'k n i'], kernels: Float[Array, 'k i o']) -> Float[Array, 'k n o']:
   """`x[k] @ kernels[k]` for every k, in float32 or wider."""
   kernels = kernels.astype(x.dtype)
   if x.dtype == jnp.bfloat16 and partitioning.platform() == 'cpu':
-    return _levels_of_bfloat16(_two(x, 1), kernels)[:, : x.shape[1]]
-  return _levels(x, kernels, (2, 1))
+    return _of_bfloat16(_two(x, 1), kernels)[:, : x.shape[1]]
+  return _sums(x, kernels, (1, 0))
 
 
-def _levels(x: Array, y: Array, axes: tuple[int, int]) -> Array:
-  dimensions = ((axes[:1], axes[1:]), ((0,), (0,)))
-  return jax.lax.dot_general(x, y, dimensions, preferred_element_type=_wide(x.dtype))
+def _sums(x: Array, y: Array, axes: tuple[int, int]) -> Array:
+  """Products, in float32 or wider, over one axis each of the last two; those before them go together."""
+  together = tuple(range(x.ndim - 2))
+  over = (len(together) + axes[0],), (len(together) + axes[1],)
+  return jax.lax.dot_general(x, y, (over, (together, together)), preferred_element_type=_wide(x.dtype))
 
 
 @jax.custom_vjp
-def _levels_of_bfloat16(x, kernels):
-  return _levels(x, kernels, (2, 1))
+def _of_bfloat16(x: Float[Array, '*k n i'], kernel: Float[Array, '*k i o']) -> Float[Array, '*k n o']:
+  """`x @ kernel` in float32; the products of its gradient are of bfloat16 too."""
+  return _sums(x, kernel, (1, 0))
 
 
-def _levels_of_gradient(kept, grad):
-  x, kernels = kept
+def _of_gradient(kept, grad):
+  x, kernel = kept
   grad = grad.astype(x.dtype)
-  return _levels(grad, kernels, (2, 2)).astype(x.dtype), _levels(x, grad, (1, 1)).astype(x.dtype)
+  return _sums(grad, kernel, (1, 1)).astype(x.dtype), _sums(x, grad, (0, 0)).astype(x.dtype)
 
 
-_levels_of_bfloat16.defvjp(
-  lambda x, kernels: (_levels_of_bfloat16(x, kernels), (x, kernels)), _levels_of_gradient
-)
+_of_bfloat16.defvjp(lambda x, kernel: (_of_bfloat16(x, kernel), (x, kernel)), _of_gradient)
 
 
 def _two(x: Array, axis: int) -> Array:
