@@ -7,6 +7,7 @@ import stat
 
 import librosa
 import mido
+import msgspec
 import music21
 import numpy as np
 import pytest
@@ -169,11 +170,25 @@ def test_truth_comes_back_from_its_file(tmp_path):
   _, truth = performances.perform(score_of(), 'c', 2)
   performances.write_truth(tmp_path / 'a.json', truth)
   assert performances.read_truth(tmp_path / 'a.json') == truth
-  assert truth.key.endswith('minor') and truth.ensemble in truth.caption and truth.key in truth.caption
+  assert truth.key.endswith('minor') and truth.words['key'] == truth.key
   (tmp_path / 'a.json').write_text('{"id": 1}')
   for name in ('a.json', 'b.json'):
     with pytest.raises(errors.DatasetError, match=name):
       performances.read_truth(tmp_path / name)
+
+
+def test_captions_say_what_is_true_in_words_that_differ():
+  truth = performances.perform(score_of(), 'c', 0)[1]
+  truth = msgspec.structs.replace(truth, ensemble='piano', tempo=60.0)
+  said = [msgspec.structs.replace(truth, id=f's.{n}').caption for n in range(400)]
+  assert len(set(said)) > 50  # and the same for the same name:
+  assert said[7] == msgspec.structs.replace(truth, id='s.7').caption
+  shares = {'piano': 0.8, 'slow': 0.8, 'minor': 0.8, 'major': 0, 'fast': 0, 'strings': 0}
+  for word, share in shares.items():
+    assert np.mean([word in caption for caption in said]) == pytest.approx(share, abs=0.07), word
+  # Every advertised word is said of some music, and none of its synonyms is another's.
+  others = [word for name, words in performances.SYNONYMS.items() for word in {*words, name}]
+  assert len(others) == len(set(others))
 
 
 @pytest.mark.parametrize('rate', [12, 25])

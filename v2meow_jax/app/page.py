@@ -112,10 +112,12 @@ def _inputs(pipeline: Pipeline) -> dict[str, Any]:
   """What the models of this pipeline can be asked for, by the name that `_told` knows it by."""
   first = pipeline.stages[0]
   inputs: dict[str, Any] = {'video': gr.Video(label='Video', sources=['upload'], height=280, elem_id='video')}
-  if any(isinstance(encoder, StyleEncoder) for encoder in pipeline.encoders):
+  styles = [encoder for encoder in pipeline.encoders if isinstance(encoder, StyleEncoder)]
+  if styles:
     inputs['prompt'] = gr.Textbox(
       label='What the music should be like', max_length=PROMPT_CHARACTERS, elem_id='prompt'
     )
+  if any(encoder.needs == 'audio' for encoder in styles):
     inputs['style'] = gr.File(
       label='or a recording that it should sound like', file_types=['audio'], height=110
     )

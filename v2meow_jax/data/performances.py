@@ -27,6 +27,18 @@ ENSEMBLES = {
   'guitar': (24,),
   'flute and strings': (73, 40, 41, 42),
 }
+# Other words for the advertised ones.
+SYNONYMS = {
+  'calm': ('calm', 'quiet', 'gentle', 'peaceful', 'soft'),
+  'lively': ('lively', 'energetic', 'loud', 'powerful'),
+  'slow': ('slow', 'slow', 'slow tempo'),
+  'fast': ('fast', 'fast', 'quick'),
+  'piano': ('piano', 'piano music', 'solo piano'),
+  'strings': ('strings', 'string quartet', 'violins and cello'),
+  'winds': ('winds', 'woodwinds', 'wind quartet'),
+  'guitar': ('guitar', 'guitar music', 'classical guitar'),
+}
+SAID = 0.8  # share of the attributes that a caption says
 WEIGHTS = (0.4, 0.25, 0.1, 0.05, 0.1, 0.1)
 LONGEST = 240.0  # seconds
 TAIL = 2.0  # seconds in which the last notes die away
@@ -90,14 +102,34 @@ class Truth(msgspec.Struct, frozen=True):
     return f'{PITCH_NAMES[self.tonic]} {"minor" if self.minor else "major"}'
 
   @property
-  def caption(self) -> str:
-    """The piece's own attributes in words."""
+  def words(self) -> dict[str, str]:
+    """The piece's own attributes, each in the one word that is advertised."""
     mean = float(np.mean(self.energy))
-    mood = 'calm' if mean < 0.4 else 'lively' if mean > 0.6 else 'moderate'
     heights = [pitch for _, _, pitch in self.onsets]
-    shade = 'dark' if np.mean(heights) < 60 else 'bright' if np.mean(heights) > 66 else 'warm'
-    speed = 'slow' if self.tempo < 80 else 'fast' if self.tempo > 112 else 'medium'
-    return f'{mood}, {shade} {self.ensemble} music in {self.key}, {speed} tempo'
+    return {
+      'mood': 'calm' if mean < 0.48 else 'lively' if mean > 0.58 else '',
+      'shade': 'dark' if np.mean(heights) < 58 else 'bright' if np.mean(heights) > 62.5 else 'warm',
+      'ensemble': self.ensemble,
+      'key': self.key,
+      'speed': 'slow' if self.tempo < 80 else 'fast' if self.tempo > 110 else '',
+    }
+
+  @property
+  def caption(self) -> str:
+    """What somebody might say of the piece: some of its attributes, in words drawn by its name."""
+    rng = np.random.default_rng(list(hashlib.sha256(self.id.encode()).digest()))
+    said = {name: word if rng.random() < SAID else '' for name, word in self.words.items()}
+
+    def drawn(word: str) -> str:
+      return str(rng.choice(SYNONYMS.get(word, (word,)))) if word else ''
+
+    key = ''
+    if said['key']:
+      mode = said['key'].rpartition(' ')[2]
+      key = str(rng.choice((f'in {said["key"]}', f'in a {mode} key')))
+    adjectives = [word for name in ('mood', 'speed', 'shade') if (word := drawn(said[name]))]
+    rng.shuffle(adjectives)
+    return ' '.join([*adjectives, drawn(said['ensemble']) or 'music', *([key] if key else [])])
 
 
 def read_truth(path: str | os.PathLike) -> Truth:

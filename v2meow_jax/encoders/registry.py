@@ -22,6 +22,7 @@ from v2meow_jax.encoders import (
   tokens,
   vq,
   waveform,
+  words,
 )
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.encoders.entry import Entry, Given, Identity, Option, Sources
@@ -42,6 +43,7 @@ ENTRIES = (
   musicnn.ENTRY,
   musicnn.LABELS,
   style.ENTRY,
+  words.ENTRY,
   tokens.ENTRY,
 )  # fmt: skip
 

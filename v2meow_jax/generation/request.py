@@ -156,13 +156,16 @@ def check(request: Request, encoders: Sequence[Encoder], stages: Sequence[Stage]
   for told, wanted in (('prompt', request.prompt), ('style', request.style)):
     if wanted is not None and not styles:
       raise errors.ConfigError(f'a {told} was given, but the bundle was not trained with a style condition')
+  if request.style is not None and not any(encoder.needs == 'audio' for encoder in styles):
+    raise errors.ConfigError('a style recording was given, but the bundle knows words alone; give a prompt')
   missing = (
     {encoder.stream.name for encoder in encoders if encoder.needs == 'video'}
     if request.video is None
     else set()
   )
-  if request.prompt is None and request.style is None:
-    missing |= {encoder.stream.name for encoder in styles}
+  if request.prompt is None:
+    deaf = request.style is None
+    missing |= {encoder.stream.name for encoder in styles if deaf or encoder.needs != 'audio'}
   for stage in stages:
     for condition in stage.conditions:
       if condition.stream.name in missing and not condition.dropout:
@@ -190,7 +193,7 @@ def encode(request: Request, encoders: Sequence[Encoder], token_encoders: Sequen
     if isinstance(encoder, StyleEncoder):
       if request.prompt is not None:
         streams[encoder.stream.name] = Elements([encoder.encode_text(request.prompt)])
-      elif request.style is not None:
+      elif request.style is not None and encoder.needs == 'audio':
         streams[encoder.stream.name] = Elements([encoder.encode_clip(_recording(request.style))])
     elif request.video is not None:
       clip = MediaClip(str(request.video), None, 0.0, request.seconds)
