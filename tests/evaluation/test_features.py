@@ -8,6 +8,7 @@ import pytest
 from test_pairs import clicks
 
 from v2meow_jax.evaluation import features
+from v2meow_jax.media import loudness
 
 RATE = features.RATE
 
@@ -72,13 +73,27 @@ def test_repetition_of_a_loop_and_of_none():
 def test_curves_are_what_librosa_has():
   sound = noise(8)
   heard = features.hear(sound[:, None], RATE)
-  blocks = sound.reshape(32, -1)
+  blocks = sound.reshape(32, -1) * features.gain(sound[:, None], RATE)
   assert heard.curves['energy'] == pytest.approx(10 * np.log10((blocks**2).mean(1) + 1e-8), abs=1e-3)
   centroid = librosa.feature.spectral_centroid(y=sound, sr=RATE, n_fft=1024, hop_length=256)
   # Its centroid is of magnitudes, ours of power: both are in the middle for noise.
   assert 2 ** heard.curves['brightness'].mean() == pytest.approx(centroid.mean(), rel=0.02)
   assert heard.vectors.shape == (1, 62) and heard.seconds == 8
   assert heard.chroma.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize('rate', [RATE, 44100])
+def test_a_louder_sound_differs_in_loudness_alone(rate):
+  time = np.arange(6 * rate) / rate
+  soft = (np.sin(2 * np.pi * 330 * time) * (0.02 + 0.01 * (time % 0.5 < 0.1)))[:, None].astype(np.float32)
+  one, other = features.hear(soft, rate), features.hear(32 * soft, rate)
+  assert other.figures['loudness'] - one.figures['loudness'] == pytest.approx(20 * np.log10(32), abs=1e-3)
+  np.testing.assert_allclose(one.vectors, other.vectors, atol=1e-4)
+  np.testing.assert_allclose(one.curves['energy'], other.curves['energy'], atol=1e-4)
+  for name in ('pulse', 'tonality', 'silence', 'bandwidth'):
+    assert one.figures[name] == pytest.approx(other.figures[name], rel=1e-4), name
+  levelled = soft * features.gain(soft, rate)
+  assert loudness.integrated_loudness(levelled, rate) == pytest.approx(features.LEVEL, abs=1e-3)
 
 
 def test_silence_has_figures_too():

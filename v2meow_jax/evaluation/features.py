@@ -17,7 +17,8 @@ CURVE_RATE = 4  # Hz, of curves; that of `video/motion`
 EMBEDDING_SECONDS = 5.0
 BANDS = 24  # mel bands of the vectors
 SILENT = 1e-3  # RMS, -60 dB of full scale
-VERSION = 1  # of what is kept on disk
+LEVEL = -23.0  # LUFS (EBU R 128) that sounds are brought to: what is generated is made louder than music lies
+VERSION = 2  # of what is kept on disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ def hear(audio: Float[np.ndarray, 'samples channels'], sample_rate: int) -> Hear
 
   Args:
     audio: at least half a second, finite.
-    sample_rate: its own, in Hz: clipping and bandwidth are measured before it is resampled.
+    sample_rate: its own, in Hz: loudness, clipping and bandwidth are measured as it is, all else at `LEVEL`.
 
   Raises:
     ValueError: too short, or not finite.
@@ -73,6 +74,7 @@ def hear(audio: Float[np.ndarray, 'samples channels'], sample_rate: int) -> Hear
     'clipping': clipping(audio),
     'bandwidth': bandwidth(mono, sample_rate),
   }
+  mono = mono * gain(audio, sample_rate)
   sound = mono if sample_rate == RATE else soxr.resample(mono, sample_rate, RATE, 'HQ')
   power = spectrum(sound)
   flux = spectral_flux(power)
@@ -90,6 +92,12 @@ def hear(audio: Float[np.ndarray, 'samples channels'], sample_rate: int) -> Hear
   return Heard(
     figures, curves_of(sound, power), beats, mean / max(mean.sum(), 1e-12), vectors, len(mono) / sample_rate
   )
+
+
+def gain(audio: Float[np.ndarray, 'samples channels'], sample_rate: int) -> np.float32:
+  """What brings a sound to `LEVEL`, whatever its peaks; 1 for silence."""
+  found = loudness.integrated_loudness(audio[:, :2], sample_rate)
+  return np.float32(10 ** ((LEVEL - found) / 20) if found > -70 else 1.0)
 
 
 def spectrum(sound: Float[np.ndarray, ' samples']) -> Float[np.ndarray, 'frames bins']:
