@@ -4,6 +4,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from scipy import signal
 
 from v2meow_jax.media import loudness
 
@@ -110,3 +111,15 @@ def test_normalize_stops_at_the_peak():
   assert np.abs(result).max() == pytest.approx(10 ** (-2 / 20))
   silence = np.zeros((48_000, 1), np.float32)
   np.testing.assert_array_equal(loudness.normalize_loudness(silence, 48_000), silence)
+
+
+@pytest.mark.parametrize('rate', [8000, 44_100, 96_000])
+def test_the_filter_is_scipys_recursion_in_one_piece_or_in_many(rate):
+  sound = np.random.default_rng(0).standard_normal((3 * rate + 17, 2))
+  expected = signal.sosfilt(loudness._k_weighting(rate), sound, axis=0)
+  before = np.zeros((len(loudness._response(rate)) - 1, 2))
+  np.testing.assert_allclose(loudness._weighted(np.concatenate([before, sound]), rate), expected, atol=1e-10)
+  meter, step = loudness.Meter(rate, 2), rate // 10
+  measured = np.concatenate([meter(sound[a:b]) for a, b in ((0, step), (step, 9 * step), (9 * step, None))])
+  tenths = np.square(expected[: 30 * step]).reshape(30, step, 2).mean(1).sum(1)
+  np.testing.assert_allclose(measured, tenths, rtol=1e-6)

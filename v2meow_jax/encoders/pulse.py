@@ -12,7 +12,7 @@ import functools
 import math
 import os
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,9 +21,12 @@ import gin
 from v2meow_jax import description, errors
 from v2meow_jax.encoders.configured import configured
 from v2meow_jax.encoders.entry import Entry
-from v2meow_jax.media import audio, curves
+from v2meow_jax.media import audio
 from v2meow_jax.media.clip import MediaClip
 from v2meow_jax.streams import Stream
+
+if TYPE_CHECKING:
+  from v2meow_jax.media.curves import Analysis
 
 STEPS = 4  # of loudness, of onset strength and of brightness
 # Attacks are rare and of all strengths: even steps would leave nearly everything in the first.
@@ -76,6 +79,8 @@ class PulseEncoder:
 
   def _of(self, sound: Float[np.ndarray, 'samples 1']) -> Int[np.ndarray, 'n 1']:
     """Tokens of a track: of what is in no file, the sound itself."""
+    from v2meow_jax.media import curves  # SciPy takes a tenth of a second to import
+
     return tokens_of(curves.analyse(sound[:, 0], self.sample_rate, float(self.rate)))
 
   def _in_file(self, clip: MediaClip) -> tuple[int, Int[np.ndarray, 'n 1']]:
@@ -99,7 +104,7 @@ def _measured(encoder: PulseEncoder, path: str, mark: tuple, start: Fraction, se
   return encoder._of(sound)
 
 
-def tokens_of(analysis: curves.Analysis) -> Int[np.ndarray, 'n 1']:
+def tokens_of(analysis: 'Analysis') -> Int[np.ndarray, 'n 1']:
   """Tokens of curves in [0, 1]: loudness x 16 + onset x 4 + brightness, in steps of each."""
   loudness, brightness = (np.digitize(curve, EVEN) for curve in (analysis.energy, analysis.timbre))
   onset = np.digitize(analysis.onset, ONSETS)

@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def _is_box(x: Any) -> bool:
@@ -59,6 +60,11 @@ def transpose_kernels(params: Any) -> Any:
 
   def turn(path, leaf):
     names = [getattr(part, 'key', None) for part in path]
-    return jnp.swapaxes(leaf, -1, -2) if 'transformer' in names and names[-1] == 'kernel' else leaf
+    if 'transformer' not in names or names[-1] != 'kernel':
+      return leaf
+    # NumPy's own stay there: each shape would be a program to compile.
+    if isinstance(leaf, np.ndarray):
+      return np.ascontiguousarray(np.swapaxes(leaf, -1, -2))
+    return jnp.swapaxes(leaf, -1, -2)
 
   return jax.tree_util.tree_map_with_path(turn, params)

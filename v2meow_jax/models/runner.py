@@ -43,11 +43,10 @@ class StageRunner:
     """
     if dtype not in ('float32', 'bfloat16'):
       raise errors.ConfigError(f'dtype {dtype!r} is neither float32 nor bfloat16')
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.params)
     config = self.model.config
     turned = jax.default_backend() == 'cpu' and not config.transposed
-    if turned:
-      params = layout.transpose_kernels(params)
+    params = layout.transpose_kernels(self.params) if turned else self.params
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
     config = dataclasses.replace(config, dtype=dtype, transposed=config.transposed or turned)
     return StageRunner(StageModel(self.stage, config), params, self.sampling)
 
