@@ -18,7 +18,7 @@ import numpy as np
 
 import gin
 from v2meow_jax import terminal
-from v2meow_jax.experiment import configuration
+from v2meow_jax.experiment import configuration, experiment
 
 
 def rate(iterator, batch_size: int, seconds: float) -> float:
@@ -39,11 +39,9 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--batch_size', type=int, default=32)
   parser.add_argument('--seconds', type=float, default=8.0, help='a measurement')
   args = parser.parse_args(argv)
-  settings = argparse.Namespace(
-    gin_file=[args.gin_file], bindings=['MODEL_DIR=""', 'DATASET_DIR=""'], gin_search_paths=''
-  )
-
-  configuration.load(settings)
+  bindings = ['MODEL_DIR=""', f'DATASET_DIR={args.dataset!r}']
+  settings = argparse.Namespace(gin_file=[args.gin_file], bindings=bindings, gin_search_paths='')
+  configuration.load(settings, roots=[experiment.train.__name__])
   from v2meow_jax.data.batches import stage_batches
   from v2meow_jax.data.seqio_batches import SeqioBatches
 

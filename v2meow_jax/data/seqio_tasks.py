@@ -18,6 +18,9 @@ from v2meow_jax.stages import Stage
 from v2meow_jax.streams import MODEL_DTYPES, Stream
 
 FOREVER = np.iinfo(np.int64).max
+# Examples that one call of Python from TensorFlow fetches, as many as fit into so many bytes: a call costs
+# more than a small example does.
+BLOCK, BLOCK_BYTES = 64, 2**21
 
 
 class ClipSource(seqio.DataSource):
@@ -84,30 +87,44 @@ class ClipSource(seqio.DataSource):
     if shuffle and seed is not None:
       source = source.with_seed(order.fold(source.seed, int(seed)))
     streams = source.dataset.streams
-    dtypes = [dtype for stream in streams for dtype in (MODEL_DTYPES[stream.kind], np.float32)]
+    dtypes = [dtype for stream in streams for dtype in (MODEL_DTYPES[stream.kind], np.float32, np.int32)]
 
-    def fetch(n):
-      example = source[int(n)]
+    lengths = [stream.length(source.crop_seconds) for stream in streams]
+
+    def fetch(numbers):
+      examples = [source[int(n)] for n in numbers]
       values = []
       for stream in streams:
-        values.append(example[stream.name][example[f'{stream.name}/mask']])
-        values.append(example[f'{stream.name}/offset'][None])
+        values.append(np.stack([example[stream.name] for example in examples]))
+        values.append(np.stack([example[f'{stream.name}/offset'] for example in examples]))
+        values.append(np.array([example[f'{stream.name}/mask'].sum() for example in examples], np.int32))
       return values
 
-    def name(n):
-      clip, start = source.place(int(n))
-      return source.dataset.clips[clip].id, np.float32(start)
+    def name(numbers):
+      places = [source.place(int(n)) for n in numbers]
+      ids = np.array([source.dataset.clips[clip].id for clip, _ in places], object)
+      return ids, np.array([start for _, start in places], np.float32)
 
-    def restore(n):
-      values = tf.numpy_function(fetch, [n], dtypes, stateful=False)
-      example = {}
+    def restore(numbers):
+      values = tf.numpy_function(fetch, [numbers], dtypes, stateful=False)
+      block = {}
       if self._named:
-        clip, start = tf.numpy_function(name, [n], [tf.string, tf.float32], stateful=False)
-        example = {'clip': tf.ensure_shape(clip, ()), 'start': tf.ensure_shape(start, ())}
-      for stream, elements, offset in zip(streams, values[::2], values[1::2], strict=True):
-        example[stream.name] = tf.ensure_shape(elements, (None, stream.width))
-        example[f'{stream.name}/offset'] = tf.ensure_shape(offset, (1,))
-      return example
+        clips, starts = tf.numpy_function(name, [numbers], [tf.string, tf.float32], stateful=False)
+        block = {'clip': tf.ensure_shape(clips, (None,)), 'start': tf.ensure_shape(starts, (None,))}
+      for stream, length, elements, offset, count in zip(
+        streams, lengths, values[::3], values[1::3], values[2::3], strict=True
+      ):
+        block[stream.name] = tf.ensure_shape(elements, (None, length, stream.width))
+        block[f'{stream.name}/offset'] = tf.ensure_shape(offset, (None,))
+        block[f'{stream.name}/count'] = tf.ensure_shape(count, (None,))
+      return block
+
+    def cut(example):
+      made = {key: value for key, value in example.items() if key in ('clip', 'start')}
+      for stream in streams:
+        made[stream.name] = example[stream.name][: example[f'{stream.name}/count']]
+        made[f'{stream.name}/offset'] = example[f'{stream.name}/offset'][None]
+      return made
 
     numbers = self._numbers(self._epochs[split], len(source))
     batch_size, rows = self._share
@@ -116,7 +133,13 @@ class ClipSource(seqio.DataSource):
       numbers = numbers.flat_map(lambda first: tf.data.Dataset.from_tensor_slices(first + offsets))
     if shard_info is not None and shard_info.num_shards > 1:
       numbers = numbers.filter(lambda n: tf.math.floormod(n, shard_info.num_shards) == shard_info.index)
-    return numbers.map(restore, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    size = sum(
+      length * stream.width * np.dtype(MODEL_DTYPES[stream.kind]).itemsize
+      for stream, length in zip(streams, lengths, strict=True)
+    )
+    blocks = numbers.batch(min(BLOCK, max(1, BLOCK_BYTES // size)))
+    found = blocks.map(restore, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
+    return found.map(cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
   def _numbers(self, epochs: int | None, clips: int) -> tf.data.Dataset:
     """Numbers of the examples, or of the first of every batch."""
