@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 
@@ -6,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from v2meow_jax import description
+from v2meow_jax import description, errors
 from v2meow_jax.codec.codec import TYPES, Codec, CodecConfig
 from v2meow_jax.codec.quantizer import QuantizerConfig
 from v2meow_jax.codec.soundstream import SoundStreamConfig
@@ -129,6 +130,32 @@ def test_weights_and_description_make_the_codec_that_was_trained():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('kind', NETWORKS)
+def test_a_decoder_alone_learns_over_the_same_tokens(kind):
+  trained, states, _, _ = run(kind)
+  alone = dataclasses.replace(
+    trained, warmup_steps=0, decoder_only=True, optimizer=adamw(3e-3, weight_decay=0.1)
+  )
+  fresh = nn.unbox(jax.jit(alone.init)(jax.random.key(1), tones(0)))
+  state = begun = alone.with_weights(fresh, trained.weights(states[-1]))
+  step = jax.jit(alone.step)
+  for number in range(15):
+    state, row = step(state, tones(100 + number), jax.random.key(number))
+  assert np.isfinite(row['loss']) and row['codes_replaced'] == 0 and int(state['step']) == 15
+  jax.tree.map(np.testing.assert_array_equal, state['books'], begun['books'])
+  moved = {
+    name: any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), value, begun['params'][name])))
+    for name, value in state['params'].items()
+  }
+  assert any(moved.values())
+  assert all(change != name.startswith('encoder') for name, change in moved.items()), moved
+  sound = tones(10_001)['audio/waveform'][0] / np.float32(32768)
+  before, after = (Codec(trained.config, jax.device_get(alone.weights(x))) for x in (begun, state))
+  np.testing.assert_array_equal(before.encode(sound), after.encode(sound))
+  with pytest.raises(errors.ConfigError, match='no warm-up'):
+    dataclasses.replace(alone, warmup_steps=5)
+
+
 def test_each_dataset_has_its_mel_loss():
   trainable, states, _, _ = run('magnitude')
   batch, evaluate = tones(77), jax.jit(trainable.evaluate)

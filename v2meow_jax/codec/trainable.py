@@ -34,6 +34,8 @@ class CodecTrainable:
     ring: latents that the codebooks are fitted on after the warm-up.
     mel_weight, convergence_weight, complex_weight, commitment_weight: of the losses, each a mean.
     windows: of the spectral convergence and complex terms, in samples.
+    decoder_only: encoder and codebooks stay as they are, so that a decoder goes on learning over tokens that
+      were made already; for a warm start, without a warm-up.
     collapse: the step raises an alarm where the codes' perplexity, a running mean over some 20 steps and
       all levels, is below this share of the best it has been.
   """
@@ -49,6 +51,7 @@ class CodecTrainable:
   complex_weight: float = 0.2
   commitment_weight: float = 0.25
   windows: tuple[int, ...] = (512, 1024, 2048)
+  decoder_only: bool = False
   collapse: float = 0.3
 
   layout = 'unrolled'
@@ -59,6 +62,8 @@ class CodecTrainable:
       raise errors.ConfigError(
         'CodecTrainable: warmup_steps >= 0, ring >= 1 and 0 <= collapse < 1 are needed'
       )
+    if self.decoder_only and self.warmup_steps:
+      raise errors.ConfigError('CodecTrainable: a decoder alone has no warm-up; set warmup_steps = 0')
 
   @property
   def _quantizer(self) -> quantizer.QuantizerConfig:
@@ -141,6 +146,8 @@ class CodecTrainable:
 
     def work(params):
       latents = linen.call(network, params, audio, method='encode')
+      if self.decoder_only:
+        latents = jax.lax.stop_gradient(latents)
       quantised, commitment, codes, residuals = quantizer.quantize(config, state['books'], latents, drop_key)
       decoded = linen.call(network, params, jnp.where(warming, latents, quantised), method='decode')
       return (decoded, jnp.where(warming, 0.0, commitment)), (latents, codes, residuals, commitment)
@@ -160,6 +167,11 @@ class CodecTrainable:
     weight = jnp.asarray(self.commitment_weight, commitment.dtype)
     (grads,) = pull((toward, weight))
     updates, state['opt_state'] = self.optimizer.update(grads, state['opt_state'], state['params'])
+    if self.decoder_only:
+      # Not even by weight decay.
+      updates = {
+        name: jax.tree.map(jnp.zeros_like, x) if _encodes(name) else x for name, x in updates.items()
+      }
     metrics |= {'grad_norm': optax.global_norm(grads), 'param_norm': optax.global_norm(state['params'])}
     metrics |= rate_metric(self.optimizer, state['step'])
     state['params'] = optax.apply_updates(state['params'], updates)
@@ -176,6 +188,8 @@ class CodecTrainable:
   def _books(self, state: dict, latents, codes, residuals, key: Array) -> tuple[dict, Array]:
     """The state with its codebooks moved, or fitted at the end of the warm-up; and the shares replaced."""
     config, books = self._quantizer, state['books']
+    if self.decoder_only:
+      return state, jnp.zeros(config.levels, books.counts.dtype)
     if not self.warmup_steps:
       books, replaced = quantizer.update(config, books, codes, residuals, key)
       return state | {'books': books}, replaced
@@ -240,6 +254,11 @@ class CodecTrainable:
       vectors=weights['codebooks'], counts=uses, sums=weights['codebooks'] * uses[..., None]
     )
     return state | {'step': jnp.int32(self.warmup_steps), 'params': weights['params'], 'books': books}
+
+
+def _encodes(name: str) -> bool:
+  """Whether a network's parameters of this name belong to its encoder: all networks call them so."""
+  return name.startswith('encoder')
 
 
 def _flat(audio: Float[Array, 'batch samples channels']) -> Float[Array, 'rows samples']:
