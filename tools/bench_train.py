@@ -23,7 +23,7 @@ from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.partitioning import Partitioner
 from v2meow_jax.stages import Stage, Target
 from v2meow_jax.streams import Stream
-from v2meow_jax.training import health
+from v2meow_jax.training import devices
 
 RATE = 1e-4
 
@@ -146,7 +146,7 @@ def measured(args: argparse.Namespace, peak: float) -> dict[str, float | int | s
     'batch': args.batch, 'length': length, 'ours_ms': 1e3 * seconds, 'tflops': flops / seconds / 1e12,
     'product_tflops': peak / 1e12,
   }  # fmt: skip
-  limit = health.peak_flops(jax.devices()[0].device_kind)
+  limit = devices.peak_flops(jax.devices()[0].device_kind)
   if limit:
     row['mfu'] = flops / seconds / jax.device_count() / limit
   if args.peer == 'torch':

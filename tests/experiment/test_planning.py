@@ -167,10 +167,6 @@ def test_what_is_no_topology_is_told_with_the_kinds(topology):
   assert f'--topology={topology}:' in str(told.value) and '\n' not in str(told.value)
 
 
-def test_every_kind_has_a_peak():
-  assert all(planning.peak_flops(kind) for kind in planning.MEMORY)
-
-
 # The command.
 
 

@@ -15,7 +15,7 @@ import pytest
 import simple
 
 from v2meow_jax import errors
-from v2meow_jax.training import health, loop
+from v2meow_jax.training import devices, health, loop
 from v2meow_jax.training.tracing import ASKED
 
 V5E, H100 = 197e12, 989e12  # the makers' data sheets, dense bfloat16
@@ -178,13 +178,13 @@ def test_without_a_peak_or_a_formula_there_is_no_utilisation(time, kind, flops):
   ],
 )  # fmt: skip
 def test_peaks_are_known_by_the_names_that_jax_gives_devices(kind, peak):
-  assert health.peak_flops(kind) == peak
+  assert devices.peak_flops(kind) == peak
 
 
 @pytest.mark.parametrize('kind', ['NVIDIA L40S', 'NVIDIA L40'])
 def test_a_device_that_is_merely_called_alike_has_no_peak(kind):
   # 362 and 181 TFLOP/s by its data sheets, not the L4's 121.
-  assert health.peak_flops(kind) is None
+  assert devices.peak_flops(kind) is None
 
 
 def test_a_run_writes_its_rates_and_what_it_waits_for_is_not_good(tmp_path):

@@ -1,6 +1,7 @@
 """How a codec is trained: its state, one step and its evaluation, as `training.protocols.Trainable`."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -167,14 +168,11 @@ class CodecTrainable:
     weight = jnp.asarray(self.commitment_weight, commitment.dtype)
     (grads,) = pull((toward, weight))
     updates, state['opt_state'] = self.optimizer.update(grads, state['opt_state'], state['params'])
-    if self.decoder_only:
-      # Not even by weight decay.
-      updates = {
-        name: jax.tree.map(jnp.zeros_like, x) if _encodes(name) else x for name, x in updates.items()
-      }
     metrics |= {'grad_norm': optax.global_norm(grads), 'param_norm': optax.global_norm(state['params'])}
     metrics |= rate_metric(self.optimizer, state['step'])
-    state['params'] = optax.apply_updates(state['params'], updates)
+    kept = {name: value for name, value in state['params'].items() if self.decoder_only and _encodes(name)}
+    moved: Any = optax.apply_updates(state['params'], updates)  # what has no gradient too, by weight decay
+    state['params'] = moved | kept
 
     state, replaced = self._books(state, latents, codes, residuals, books_key)
     share, perplexity = quantizer.usage(codes, config.codes)

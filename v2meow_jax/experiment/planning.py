@@ -12,21 +12,10 @@ from v2meow_jax import errors
 from v2meow_jax.models.trainable import StageTrainable
 from v2meow_jax.partitioning import Partitioner
 from v2meow_jax.training import run as run_lib
+from v2meow_jax.training.devices import LIMITS, limits
 from v2meow_jax.training.guard import Guard
-from v2meow_jax.training.health import peak_flops
 from v2meow_jax.training.protocols import Batches, Trainable
 
-# Memory of a device in GiB and bandwidth of its memory in bytes a second; makers' data sheets.
-MEMORY = {
-  'v5e': (16, 0.82e12),
-  'v5p': (95, 2.77e12),
-  'v6e': (32, 1.64e12),
-  'v4': (32, 1.23e12),
-  'A100': (80, 2.04e12),
-  'H100': (80, 3.35e12),
-  'H200': (141, 4.8e12),
-  'B200': (180, 8.0e12),
-}
 # Share of the peak that a training step is assumed to attain: MaxText publishes 45 to 65 % on TPU.
 ATTAINED = 0.5
 
@@ -91,10 +80,10 @@ def parse_topology(topology: str) -> tuple[str, int]:
     errors.ConfigError: it is neither.
   """
   match = re.fullmatch(r'(\w+):([1-9]\d*(?:x[1-9]\d*)*)', topology)
-  if not match or match[1] not in MEMORY:
+  if not match or match[1] not in LIMITS:
     raise errors.ConfigError(
       f'--topology={topology}: not a kind and its number, such as v5e:16x16 or H100:8 '
-      f'(kinds: {", ".join(MEMORY)})'
+      f'(kinds: {", ".join(LIMITS)})'
     )
   return match[1], math.prod(int(size) for size in match[2].split('x'))
 
@@ -152,7 +141,7 @@ def estimate(
   held = 0.0
   if isinstance(trainable, StageTrainable):
     held = activations(trainable, batches.batch_size / ways / trainable.microbatches, sizes['tensor'])
-  flops, peak, memory = trainable.flops(shapes), peak_flops(kind), MEMORY.get(kind)
+  flops, known = trainable.flops(shapes), limits(kind)
   return Plan(
     devices=f'{devices} x {kind}',
     mesh=sizes,
@@ -163,8 +152,8 @@ def estimate(
     batch=sum(math.prod(x.shape) * x.dtype.itemsize for x in shapes.values()) / ways,
     gradients=_split_bytes(boxed['trainable']['params'], partitioner, sizes),
     activations=held,
-    available=memory[0] * 2**30 if memory else None,
+    available=known.memory * 2**30 if known else None,
     model_flops=flops,
-    seconds=flops / (devices * peak * ATTAINED) if flops and peak else None,
+    seconds=flops / (devices * known.flops * ATTAINED) if flops and known else None,
     tokens=trainable.tokens(shapes),
   )

@@ -4,21 +4,7 @@ import dataclasses
 import re
 
 from v2meow_jax.experiment.compilation import Compiled
-from v2meow_jax.training.health import of_kind, peak_flops
-
-# Bytes a second from a device's memory, and to its neighbours all together; makers' data sheets.
-BANDWIDTH = {
-  'v5 lite': (819e9, 200e9),
-  'v5e': (819e9, 200e9),
-  'v5p': (2765e9, 600e9),
-  'v5': (2765e9, 600e9),
-  'v6 lite': (1640e9, 448e9),
-  'v6e': (1640e9, 448e9),
-  'v4': (1228e9, 300e9),
-  'H200': (4800e9, 450e9),
-  'H100': (3350e9, 450e9),
-  'A100': (2039e9, 300e9),
-}
+from v2meow_jax.training.devices import limits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +65,17 @@ def estimate(compiled: Compiled, remat: str) -> Roofline | None:
     remat: of `TransformerConfig`.
   """
   count, kind = re.fullmatch(r'(\d+) x (.*)', compiled.devices).groups()  # type: ignore[union-attr]
-  peak = peak_flops(kind)
-  known = of_kind(BANDWIDTH, kind)
-  if peak is None or known is None or not compiled.model_flops or not compiled.flops > 0:
+  known = limits(kind)
+  if known is None or not compiled.model_flops or not compiled.flops > 0:
     return None
   model = compiled.model_flops / int(count)
   done = model * (4 / 3 if remat == 'full' else 1)
   times = max(1.0, done / compiled.flops)
   moved = sum(size for _, size in compiled.collectives.values())
-  return Roofline(done / peak, times * compiled.bytes / known[0], times * moved / known[1], model, peak)
+  return Roofline(
+    products=done / known.flops,
+    memory=times * compiled.bytes / known.bandwidth,
+    network=times * moved / known.links,
+    model_flops=model,
+    peak=known.flops,
+  )

@@ -11,7 +11,7 @@ from v2meow_jax.experiment import planning
 from v2meow_jax.sweeps import table
 from v2meow_jax.sweeps.state import State
 from v2meow_jax.sweeps.trials import Trial, Work
-from v2meow_jax.training.health import peak_flops
+from v2meow_jax.training.devices import peak_flops
 
 _SIDE = 1024  # of the products by which a machine that is in no table is measured
 

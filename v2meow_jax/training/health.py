@@ -2,40 +2,12 @@
 
 import contextlib
 import math
-import re
 import time
-from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Iterator
 
 import jax
 
-Figure = TypeVar('Figure')
-
-# Peak of dense bfloat16 products in FLOP/s, by a part of the device's name; makers' data sheets.
-PEAK_FLOPS = {
-  'v5 lite': 197e12,
-  'v5e': 197e12,
-  'v5p': 459e12,
-  'v5': 459e12,
-  'v6 lite': 918e12,
-  'v6e': 918e12,
-  'v4': 275e12,
-  'B200': 2250e12,
-  'H200': 989e12,
-  'H100': 989e12,
-  'A100': 312e12,
-  'L4': 121e12,
-}
-
-
-def peak_flops(device_kind: str) -> float | None:
-  """Peak of dense bfloat16 products of a device in FLOP/s; None where it is not in the table."""
-  return of_kind(PEAK_FLOPS, device_kind)
-
-
-def of_kind(table: Mapping[str, Figure], device_kind: str) -> Figure | None:
-  """What a table says of a device, whose keys are parts of devices' names; None where it is not in it."""
-  return next((told for name, told in table.items() if re.search(rf'\b{name}\b', device_kind)), None)
+from v2meow_jax.training.devices import peak_flops
 
 
 class Clock:
