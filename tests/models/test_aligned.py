@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from v2meow_jax.models import conditioning
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.trainable import StageTrainable
 from v2meow_jax.models.transformer import TransformerConfig
+from v2meow_jax.partitioning import Partitioner
 from v2meow_jax.sampling import Sampling
 from v2meow_jax.stages import PATTERNS, Condition, Stage, Target
 from v2meow_jax.streams import Stream
@@ -92,6 +94,16 @@ def test_what_is_dropped_or_masked_adds_the_same_whatever_it_is(stream):
     added(stage, params, one | nothing), added(stage, params, mixed | nothing)
   )  # and of a masked one it is the null vector as well
   np.testing.assert_array_equal(added(stage, params, one | nothing)[0], rows[0][0])
+
+
+@pytest.mark.parametrize(
+  'stream', [MOTION, Stream('video/clip', 'embedding', 1, conditioning.WIDEST + 1), ACOUSTIC]
+)
+def test_every_kind_of_condition_has_a_place_on_a_mesh(stream):
+  stage = Stage('test', (aligned(stream),), Target(Stream('audio/other', 'tokens', 10, 1, 7)), 2)
+  batch = random_batch(stage, 2)
+  shardings, state = Partitioner().state_sharding(StageModel(stage, CONFIG).init, jax.random.key(0), batch)
+  assert jax.tree.structure(shardings) == jax.tree.structure(nn.unbox(state))
 
 
 def test_conditions_of_one_stream_are_dropped_together():

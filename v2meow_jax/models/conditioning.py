@@ -98,7 +98,7 @@ class AlignedEncoder(nn.Module):
     if stream.kind == 'embedding' and stream.width <= WIDEST:
       x = values.astype(linen.real())
     else:
-      x = _projected(self, condition, values, WIDEST, 'features')
+      x = _projected(self, condition, values, WIDEST, 'embed')
     null = linen.parameter(self, 'null', nn.initializers.normal(0.5), ('features',), (x.shape[-1],))
     keep = mask if dropped is None else mask & ~dropped[:, None]
     x = jnp.where(keep[..., None], x, null)
