@@ -2,13 +2,12 @@
 # Makes the bundle of data/bach from nothing but packages: rendered scores, a codec without phase, a pulse stage, one
 # acoustic stage. Resumable: run it again after any interruption.
 #   tools/train_bundle.sh WORK_FOLDER BUNDLE_FOLDER
-# On two CPU cores that did other work too: 37 minutes for ten hours of music with their films, codec 23 minutes, pulse 15,
-# acoustic 44; 3 GB of disk. The scores to be expected are those of data/bach/README.md. Between the parts stand gates
+# On two CPU cores that did other work too: TIMES; 5 GB of disk. The scores to be expected are those of data/bach/README.md. Between the parts stand gates
 # (tools/gates.py); one that fails ends it, unless GATES=tell.
 # At these sizes one does, level 0 against its bigram: data/bach was made all the same.
-# More of it, or on a GPU: HOURS=40 STYLES=bach,corelli,haydn,mozart STEPS=10 (times the recipes' steps) RECORDINGS=2
+# More of it, or on a GPU: HOURS=60 STYLES=bach,corelli,haydn,mozart STEPS=10 (times the recipes' steps) RECORDINGS=2
 # (variations of the tracks of data/tiny) HARDWARE="--gin_file=hardware/gpu_1.gin".
-# Needs the extras "train" and "scores", fluidsynth and fluid-soundfont-gm; with RECORDINGS apt-get.
+# Needs the extras "train", "scores" and "text", fluidsynth and fluid-soundfont-gm; with RECORDINGS apt-get.
 set -euo pipefail
 here="$(cd "$(dirname "$0")/.." && pwd)"
 work="${1:?usage: train_bundle.sh WORK_FOLDER BUNDLE_FOLDER}"
@@ -18,7 +17,7 @@ mkdir -p "$work"
 
 # Music, and videos of it: of scores from what is true, of recordings from what is measured.
 kinds=(scores)
-python "$here/tools/make_music.py" scores --hours "${HOURS:-10}" --repertoires "${STYLES:-bach,corelli,joplin}" \
+python "$here/tools/make_music.py" scores --hours "${HOURS:-24}" --repertoires "${STYLES:-bach,corelli,joplin}" \
   --out "$work/scores" --sample_rate 16000 --workers 2
 if [ "${RECORDINGS:-0}" != 0 ]; then
   kinds+=(recordings)
@@ -31,7 +30,7 @@ for kind in "${kinds[@]}"; do
 done
 cat "$work"/videos_*/manifest.jsonl > "$work/manifest.jsonl"
 v2meow prepare --manifest="$work/manifest.jsonl" --out="$work/ds" \
-  --streams=video/motion,video/events,audio/pulse,audio/waveform
+  --streams=video/motion,video/events,audio/pulse,style/words,audio/waveform
 
 train() {  # recipe, run, steps
   v2meow train --gin_file="recipes/$1.gin" "${hardware[@]}" --gin.MODEL_DIR="\"$work/runs/$2\"" \
@@ -46,7 +45,7 @@ report_of() {  # the runs that are there, as a bundle, on held-out music
   v2meow evaluate --bundle="$work/so_far" --dataset="$work/ds" --out="$work/report" --crops=256
 }
 
-train magnitude_16k codec 900
+train magnitude_16k codec 3000
 mkdir -p "$work/held_out"
 python - "$work/manifest.jsonl" "$work/held_out" << 'END'
 import json, os, sys
@@ -59,11 +58,11 @@ v2meow codec report --bundle="$work/runs/codec" --audio="$work/held_out" --out="
 gate codec "$work/codec_report/report.json"
 v2meow prepare --out="$work/ds" --streams=audio/acoustic --codec="$work/runs/codec"
 
-train small_pulse pulse 500
+train small_pulse pulse 800
 report_of codec pulse
 gate stage "$work/report/report.json" pulse
 
-train small_acoustic acoustic 1200
+train small_acoustic acoustic 1800
 report_of codec pulse acoustic
 gate stage "$work/report/report.json" acoustic
 

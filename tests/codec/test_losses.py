@@ -9,7 +9,7 @@ RATE = 16000
 WINDOWS = (512, 1024)
 multi_scale_mel = jax.jit(lambda *args: losses.multi_scale_mel(*args).mean(), static_argnums=2)
 log_mel_distance = jax.jit(losses.log_mel_distance, static_argnums=2)
-spectral_errors = jax.jit(losses.spectral_convergence_and_complex, static_argnums=2)
+spectral_errors = jax.jit(losses.spectral, static_argnums=2)
 si_sdr = jax.jit(losses.si_sdr)
 
 
@@ -23,8 +23,8 @@ def test_losses_of_equal_signals_are_their_floors():
   floor = np.mean([1e-3 * np.sqrt(2.0**p / 2) for p in range(6, 12)])
   assert multi_scale_mel(x, x, RATE) == pytest.approx(floor, rel=1e-4)  # float32
   assert log_mel_distance(x, x, RATE) == 0
-  convergence, complex_error = spectral_errors(x, x, WINDOWS)
-  assert 0 < convergence < 1e-4 and 0 < complex_error < 1e-4
+  convergence, logarithms, complex_error = spectral_errors(x, x, WINDOWS)
+  assert 0 < convergence < 1e-4 and 0 < complex_error < 1e-4 and logarithms < 1e-6
 
 
 def test_multi_scale_mel_is_the_sum_that_its_description_states():
@@ -50,19 +50,28 @@ def test_multi_scale_mel_is_the_sum_that_its_description_states():
   assert multi_scale_mel(x, y, RATE) == pytest.approx(total / 6 / 8, rel=1e-3)
 
 
-def test_a_scaled_signal_has_the_closed_form_of_both_relative_errors():
+def test_a_scaled_signal_has_the_closed_form_of_all_errors():
   y = noise(0, scale=1.0)
   for gain in (0.0, 0.5, 3.0):
-    convergence, complex_error = spectral_errors(gain * y, y, WINDOWS)
+    convergence, logarithms, complex_error = spectral_errors(gain * y, y, WINDOWS)
     # Both are |gain - 1| where phases agree; the floors are far below a thousandth at this level.
     assert convergence == pytest.approx(abs(gain - 1), rel=1e-3)
     assert complex_error == pytest.approx(abs(gain - 1), rel=1e-3)
+    # A constant, but for the floor, which a few bins come near.
+    assert logarithms == (pytest.approx(abs(np.log(gain)), rel=1e-3) if gain else pytest.approx(9.2, abs=0.5))
+
+
+def test_logarithms_hear_between_partials_what_convergence_does_not():
+  time = np.arange(8192) / RATE
+  tone = np.sin(2 * np.pi * 1000 * time)[None].astype(np.float32)
+  convergence, logarithms, _ = spectral_errors(tone + noise(3, 8192, 1e-3)[:1], tone, WINDOWS)
+  assert convergence < 0.01 and logarithms > 1
 
 
 def test_a_flipped_sign_is_seen_by_the_complex_term_only():
   y = noise(0, scale=1.0)
-  convergence, complex_error = spectral_errors(-y, y, WINDOWS)
-  assert convergence < 1e-4
+  convergence, logarithms, complex_error = spectral_errors(-y, y, WINDOWS)
+  assert convergence < 1e-4 and logarithms < 1e-4
   assert complex_error == pytest.approx(2, rel=1e-3)  # |-1 - 1|, less the floors
 
 
@@ -101,8 +110,8 @@ def test_gradients_are_finite_at_silence_and_at_equality():
   @jax.vmap
   def gradients(audio, target):
     mel = jax.grad(multi_scale_mel)(audio, target, RATE)
-    both = jax.jacrev(losses.spectral_convergence_and_complex)(audio, target, WINDOWS)
-    return mel, *both, losses.si_sdr(audio, target)
+    each = jax.jacrev(losses.spectral)(audio, target, WINDOWS)
+    return mel, *each, losses.si_sdr(audio, target)
 
   for found in gradients(*(np.stack(side) for side in zip(*pairs, strict=True))):
     assert np.isfinite(found).all()

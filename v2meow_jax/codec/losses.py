@@ -31,15 +31,16 @@ def multi_scale_mel(
   return total / len(MEL_WINDOWS)
 
 
-def spectral_convergence_and_complex(
+def spectral(
   audio: Float[Array, 'batch samples'], target: Float[Array, 'batch samples'], windows: tuple[int, ...]
-) -> tuple[Array, Array]:
-  """Relative errors of the magnitude and of the complex spectrum, averaged over windows.
+) -> tuple[Array, Array, Array]:
+  """Errors of the magnitudes, of their logarithms and of the complex spectrum, averaged over windows.
 
-  Spectral convergence is ||abs(X) - abs(Y)|| / ||Y|| (Arik et al. 2018), the complex term
-  ||X - Y|| / ||Y||: without the latter nothing holds the phase.
+  Spectral convergence is ||abs(X) - abs(Y)|| / ||Y||, which hears the peaks; the logarithms' mean absolute
+  difference hears what lies between them as well (both Arik et al. 2018); the complex term is
+  ||X - Y|| / ||Y||: without it nothing holds the phase.
   """
-  convergence, complex_error = jnp.zeros(()), jnp.zeros(())
+  convergence, logarithms, complex_error = jnp.zeros(()), jnp.zeros(()), jnp.zeros(())
   for window in windows:
     ours = spectrogram.stft(audio, window, window // 4)
     theirs = spectrogram.stft(target, window, window // 4)
@@ -47,9 +48,10 @@ def spectral_convergence_and_complex(
     magnitude = lambda x: jnp.sqrt(x.real**2 + x.imag**2 + 1e-9)  # noqa: E731
     scale = jnp.sqrt(jnp.sum(theirs.real**2 + theirs.imag**2) + 1e-3)
     convergence += jnp.sqrt(jnp.sum((magnitude(ours) - magnitude(theirs)) ** 2) + 1e-6) / scale
+    logarithms += jnp.mean(jnp.abs(jnp.log(magnitude(ours) + 1e-3) - jnp.log(magnitude(theirs) + 1e-3)))
     difference = ours - theirs
     complex_error += jnp.sqrt(jnp.sum(difference.real**2 + difference.imag**2) + 1e-6) / scale
-  return convergence / len(windows), complex_error / len(windows)
+  return convergence / len(windows), logarithms / len(windows), complex_error / len(windows)
 
 
 def multi_resolution_stft(

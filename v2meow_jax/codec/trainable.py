@@ -33,8 +33,8 @@ class CodecTrainable:
     stream: name of the audio stream in the batches.
     warmup_steps: steps without quantiser.
     ring: latents that the codebooks are fitted on after the warm-up.
-    mel_weight, convergence_weight, complex_weight, commitment_weight: of the losses, each a mean.
-    windows: of the spectral convergence and complex terms, in samples.
+    mel_weight, convergence_weight, log_weight, complex_weight, commitment_weight: of the losses, each a mean.
+    windows: of the spectral terms (convergence, logarithms, complex), in samples.
     decoder_only: encoder and codebooks stay as they are, so that a decoder goes on learning over tokens that
       were made already; for a warm start, without a warm-up.
     collapse: the step raises an alarm where the codes' perplexity, a running mean over some 20 steps and
@@ -49,6 +49,7 @@ class CodecTrainable:
   ring: int = 8192
   mel_weight: float = 1.0
   convergence_weight: float = 1.0
+  log_weight: float = 0.0
   complex_weight: float = 0.2
   commitment_weight: float = 0.25
   windows: tuple[int, ...] = (512, 1024, 2048)
@@ -127,11 +128,10 @@ class CodecTrainable:
     audio, target = _flat(audio), _flat(target)
     mels = losses.multi_scale_mel(audio, target, self.config.sample_rate)
     mel = jnp.mean(mels)
-    convergence, complex_error = losses.spectral_convergence_and_complex(audio, target, self.windows)
-    total = (
-      self.mel_weight * mel + self.convergence_weight * convergence + self.complex_weight * complex_error
-    )
-    metrics = {'mel': mel, 'convergence': convergence, 'complex': complex_error}
+    convergence, logarithms, complex_error = losses.spectral(audio, target, self.windows)
+    total = self.mel_weight * mel + self.convergence_weight * convergence
+    total += self.log_weight * logarithms + self.complex_weight * complex_error
+    metrics = {'mel': mel, 'convergence': convergence, 'log': logarithms, 'complex': complex_error}
     for key in (key for key in batch if key.startswith(DATASET)):
       # Of the loss that is one of single examples. Not a number where a batch has none of a dataset.
       mine = jnp.where(batch[key], jnp.mean(mels.reshape(examples, -1), -1), 0.0)
