@@ -62,7 +62,7 @@ train small_pulse pulse 800
 report_of codec pulse
 gate stage "$work/report/report.json" pulse
 
-train small_acoustic acoustic 1800
+train small_acoustic acoustic 1600
 report_of codec pulse acoustic
 gate stage "$work/report/report.json" acoustic
 

@@ -13,6 +13,7 @@ from v2meow_jax.codec.quantizer import QuantizerConfig
 from v2meow_jax.codec.soundstream import SoundStreamConfig
 from v2meow_jax.codec.spectral import SpectralConfig
 from v2meow_jax.codec.trainable import CodecTrainable
+from v2meow_jax.encoders import registry
 from v2meow_jax.training.optimizers import adamw
 
 WARMUP, STEPS = 20, 45
@@ -129,7 +130,6 @@ def test_weights_and_description_make_the_codec_that_was_trained():
   assert np.mean(10 * np.log10(ratio)) == pytest.approx(float(evaluations[-1]['si_sdr']), abs=0.05)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('kind', NETWORKS)
 def test_a_decoder_alone_learns_over_the_same_tokens(kind):
   trained, states, _, _ = run(kind)
@@ -152,10 +152,20 @@ def test_a_decoder_alone_learns_over_the_same_tokens(kind):
   sound = tones(10_001)['audio/waveform'][0] / np.float32(32768)
   before, after = (Codec(trained.config, jax.device_get(alone.weights(x))) for x in (begun, state))
   np.testing.assert_array_equal(before.encode(sound), after.encode(sound))
+  # So data and stages of the one are the other's too; those of a codec that was trained on are not.
+  assert before.identity['sha256'] != after.identity['sha256'] and registry.same(
+    before.identity, after.identity
+  )
+  more = Codec(trained.config, jax.device_get(trained.weights(states[-2])))
+  assert not registry.same(before.identity, more.identity)
+  # Earlier versions told no hash of what makes codes.
+  earlier = {key: value for key, value in before.identity.items() if key != 'codes'}
+  assert registry.same(earlier, before.identity) and not registry.same(earlier, after.identity)
   with pytest.raises(errors.ConfigError, match='no warm-up'):
     dataclasses.replace(alone, warmup_steps=5)
 
 
+@pytest.mark.slow
 def test_each_dataset_has_its_mel_loss():
   trainable, states, _, _ = run('magnitude')
   batch, evaluate = tones(77), jax.jit(trainable.evaluate)

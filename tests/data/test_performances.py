@@ -186,7 +186,7 @@ def test_captions_say_what_is_true_in_words_that_differ():
   shares = {'piano': 0.8, 'slow': 0.8, 'minor': 0.8, 'major': 0, 'fast': 0, 'strings': 0}
   for word, share in shares.items():
     assert np.mean([word in caption for caption in said]) == pytest.approx(share, abs=0.07), word
-  # Every advertised word is said of some music, and none of its synonyms is another's.
+  # No word's synonym is another's.
   others = [word for name, words in performances.SYNONYMS.items() for word in {*words, name}]
   assert len(others) == len(set(others))
 

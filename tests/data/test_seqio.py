@@ -46,6 +46,12 @@ def directory(tmp_path_factory):
   return path
 
 
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch):
+  # So that examples cross the border of a block, and the last one is not full.
+  monkeypatch.setattr(seqio_tasks, 'BLOCK', 4)
+
+
 @pytest.fixture(scope='module')
 def stage():
   return Stage('coarse', (Condition(MOTION),), Target(TOKENS), 3)

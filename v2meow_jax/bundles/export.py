@@ -69,7 +69,7 @@ def export(
   made_by: dict[str, dict] = {codec.stream.name: json.loads(json.dumps(codec.identity))}
   for run in stages:
     for name, identity in run.about['data'].items():
-      if made_by.setdefault(name, identity) != identity:
+      if not registry.same(made_by.setdefault(name, identity), identity):
         raise errors.BundleError(
           f'{run.directory}: it was trained on a stream {name!r} made by something else than the codec '
           'or the other runs of this bundle were trained with'

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 import gin
 from v2meow_jax import description, errors, linen
-from v2meow_jax.codec import quantizer
+from v2meow_jax.codec import parts, quantizer
 from v2meow_jax.codec import stream as streaming
 from v2meow_jax.codec.dac import DacConfig
 from v2meow_jax.codec.encodec import EncodecConfig
@@ -143,14 +143,17 @@ class Codec:
 
   @functools.cached_property
   def _own_identity(self) -> dict:
-    digest = hashlib.sha256()
-    for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(self.weights), key=lambda kv: str(kv[0])):
-      digest.update(str(path).encode() + np.ascontiguousarray(leaf).tobytes())
-    return {'encoder': 'codec', 'config': description.describe(self.config), 'sha256': digest.hexdigest()}
+    params = {name: value for name, value in self.weights['params'].items() if parts.encodes(name)}
+    return {
+      'encoder': 'codec',
+      'config': description.describe(self.config),
+      'sha256': _hash(self.weights),
+      'codes': _hash({'params': params, 'codebooks': self.weights['codebooks']}),
+    }
 
   @property
   def identity(self) -> dict:
-    """What `streams.json` records: the settings and a hash of the weights."""
+    """What `streams.json` records: settings, and hashes of all weights and of those that make codes of sound."""
     return self._identity or self._own_identity
 
   def encode(
@@ -279,11 +282,12 @@ class StreamingDecoder:
   """
 
   def __init__(self, codec: Codec, block: int):
-    parts = codec.config.network.parts('decode')
-    self._codec, self._stream = codec, streaming.Stream(parts, codec._part, block)
-    ahead = list(itertools.accumulate(part.after for part in parts))
+    chain = codec.config.network.parts('decode')
+    self._codec, self._stream = codec, streaming.Stream(chain, codec._part, block)
+    ahead = list(itertools.accumulate(part.after for part in chain))
     self.delay = ahead[-1]
-    self.lead = max(0, *(sum(pair) for pair in zip(ahead, (p.lead for p in parts), strict=True))) - self.delay
+    leads = (part.lead for part in chain)
+    self.lead = max(0, *(sum(pair) for pair in zip(ahead, leads, strict=True))) - self.delay
 
   def start(self) -> State:
     """The state before any code."""
@@ -308,6 +312,13 @@ class StreamingDecoder:
     codec.check_codes(codes)
     latents = np.asarray(codec._dequantize(codec.weights, jnp.asarray(codes, jnp.int32)))
     return self._stream.push(state, latents, last)
+
+
+def _hash(arrays: Any) -> str:
+  digest = hashlib.sha256()
+  for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(arrays), key=lambda kv: str(kv[0])):
+    digest.update(str(path).encode() + np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
 
 
 def _marked(blocks: Iterable[Any]) -> Iterator[tuple[Any, bool]]:

@@ -23,3 +23,8 @@ class Part:
   outputs: int
   lead: int = 0
   recurrent: bool = False
+
+
+def encodes(name: str) -> bool:
+  """Whether a network's parameters of this name belong to its encoder: all networks call them so."""
+  return name.startswith('encoder')

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 import gin
 from v2meow_jax import description, errors, linen
-from v2meow_jax.codec import losses, quantizer
+from v2meow_jax.codec import losses, parts, quantizer
 from v2meow_jax.codec.adversary import Adversary
 from v2meow_jax.codec.codec import CodecConfig
 from v2meow_jax.streams import DATASET
@@ -170,7 +170,9 @@ class CodecTrainable:
     updates, state['opt_state'] = self.optimizer.update(grads, state['opt_state'], state['params'])
     metrics |= {'grad_norm': optax.global_norm(grads), 'param_norm': optax.global_norm(state['params'])}
     metrics |= rate_metric(self.optimizer, state['step'])
-    kept = {name: value for name, value in state['params'].items() if self.decoder_only and _encodes(name)}
+    kept = {
+      name: value for name, value in state['params'].items() if self.decoder_only and parts.encodes(name)
+    }
     moved: Any = optax.apply_updates(state['params'], updates)  # what has no gradient too, by weight decay
     state['params'] = moved | kept
 
@@ -252,11 +254,6 @@ class CodecTrainable:
       vectors=weights['codebooks'], counts=uses, sums=weights['codebooks'] * uses[..., None]
     )
     return state | {'step': jnp.int32(self.warmup_steps), 'params': weights['params'], 'books': books}
-
-
-def _encodes(name: str) -> bool:
-  """Whether a network's parameters of this name belong to its encoder: all networks call them so."""
-  return name.startswith('encoder')
 
 
 def _flat(audio: Float[Array, 'batch samples channels']) -> Float[Array, 'rows samples']:

@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from v2meow_jax import errors, files
 from v2meow_jax.codec.codec import Codec
+from v2meow_jax.encoders import registry
 from v2meow_jax.media import audio as audio_files
 from v2meow_jax.media import container
 
@@ -91,7 +92,7 @@ def read_codes(codec: Codec, path: pathlib.Path) -> tuple[Int[np.ndarray, 'n lev
   with errors.translated(errors.DatasetError, told), np.load(path, allow_pickle=False) as stored:
     codes, about = stored['codes'].astype(np.int32), json.loads(str(stored['about']))
     identity, samples = about['identity'], int(about['samples'])
-  if identity != json.loads(json.dumps(codec.identity)):
+  if not registry.same(identity, codec.identity):
     raise errors.DatasetError(f'{path}: these codes were made by another codec than the one given')
   try:
     codec.check_codes(codes)

@@ -10,6 +10,7 @@ import numpy as np
 from v2meow_jax import bundles, description, errors, terminal
 from v2meow_jax.curation import summary
 from v2meow_jax.data import dataset, inspection
+from v2meow_jax.encoders import registry
 from v2meow_jax.media import audio as audio_files
 
 
@@ -66,7 +67,7 @@ def _listen(args: argparse.Namespace, path: pathlib.Path) -> pathlib.Path:
   codec = bundles.load_codec(args.listen)
   split, number, _ = inspection.find_clip(args.dataset, args.clip)
   data = dataset.Dataset(args.dataset, split, (codec.stream,))
-  if data.identity(codec.stream) != json.loads(json.dumps(codec.identity)):
+  if not registry.same(data.identity(codec.stream) or {}, codec.identity):
     raise errors.DatasetError(
       f'{args.dataset}: stream {codec.stream.name} was made by another codec than {args.listen}'
     )

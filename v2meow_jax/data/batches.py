@@ -56,7 +56,7 @@ class ClipBatches:
   @property
   def at_once(self) -> int:
     """Examples that are read at the same time: many where each is a request to an object store."""
-    return stores.AT_ONCE if stores.is_remote(self.dataset_dir) else 1
+    return self._dataset.at_once
 
   @functools.cached_property
   def _source(self) -> CropSource:

@@ -148,6 +148,11 @@ class Dataset:
     reader = self._readers.get(stream.name)
     return reader.read(clip, start, stop) if reader else np.zeros((0, stream.width), stream.dtype)
 
+  @property
+  def at_once(self) -> int:
+    """Examples that are read at the same time: many where each is a request to an object store."""
+    return stores.AT_ONCE if stores.is_remote(str(self.directory)) else 1
+
   def identity(self, stream: Stream) -> dict | None:
     """What made a stream: encoder, settings, weights' hash; None where the dataset lacks it."""
     entry = self.entries.get(stream.name)

@@ -6,7 +6,6 @@ on gets an empty record in that stream, so that all streams keep the same record
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ from etils import epath
 
 from v2meow_jax import errors, stores, terminal
 from v2meow_jax.data import dataset, records, shards, table
+from v2meow_jax.encoders import registry
 from v2meow_jax.encoders.base import Encoder
 from v2meow_jax.streams import Stream
 
@@ -73,7 +73,7 @@ def needed(
   entry = dataset.read_streams(directory).get(encoder.stream.name)
   if entry is None:
     return list(parts)
-  if entry['made_by'] != json.loads(json.dumps(encoder.identity)):
+  if not registry.same(entry['made_by'], encoder.identity):
     raise errors.DatasetError(
       f'{directory}: stream {encoder.stream.name!r} is there already, made by another encoder or other '
       'weights; use another directory, or delete that stream and its entry in streams.json'

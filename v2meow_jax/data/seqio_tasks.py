@@ -12,6 +12,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from v2meow_jax import stores
 from v2meow_jax.data import order
 from v2meow_jax.data.crops import CropSource
 from v2meow_jax.stages import Stage
@@ -92,7 +93,7 @@ class ClipSource(seqio.DataSource):
     lengths = [stream.length(source.crop_seconds) for stream in streams]
 
     def fetch(numbers):
-      examples = [source[int(n)] for n in numbers]
+      examples = list(stores.in_order(source.__getitem__, map(int, numbers), source.dataset.at_once))
       values = []
       for stream in streams:
         values.append(np.stack([example[stream.name] for example in examples]))

@@ -19,7 +19,7 @@ class Encoder(Protocol):
 
   Attributes:
     stream: what comes out.
-    needs: `video` or `audio`, the part of the media that is read.
+    needs: `video`, `audio` or `caption`: what of the clip is read.
   """
 
   @property
@@ -71,7 +71,7 @@ class GradualEncoder(Encoder, Protocol):
 
 @runtime_checkable
 class StyleEncoder(Encoder, Protocol):
-  """An encoder of music whose vectors a text can have as well."""
+  """An encoder of music, or of what is said of it, whose vectors a text can have as well."""
 
   def encode_text(self, text: str) -> Shaped[np.ndarray, '1 width']:
     """The element that a text stands for."""

@@ -56,8 +56,9 @@ class WordsEncoder:
   def identity(self) -> dict[str, Any]:
     """The library's version, and a hash of its table."""
     if self._known is None:
+      found = _hash(self._model)  # says so where the library is missing
       version = importlib.metadata.version('wordllama')
-      self._known = {'encoder': 'words', 'model': MODEL, 'version': version, 'sha256': _hash(self._model)}
+      self._known = {'encoder': 'words', 'model': MODEL, 'version': version, 'sha256': found}
     return self._known
 
   def encode_clip(self, clip: MediaClip) -> Float[np.ndarray, '1 width']:

@@ -1,7 +1,6 @@
 """A bundle on a prepared dataset: likelihoods, what conditions are worth, reconstruction."""
 
 import functools
-import json
 import pathlib
 import time
 from fractions import Fraction
@@ -14,6 +13,7 @@ from v2meow_jax import errors, terminal
 from v2meow_jax.bundles import Bundle
 from v2meow_jax.codec.codec import Codec
 from v2meow_jax.data.dataset import Dataset, fingerprint, read_streams
+from v2meow_jax.encoders import registry
 from v2meow_jax.evaluation import bootstrap, conditioning, entropy, precision, provenance, reconstruction
 from v2meow_jax.evaluation.conditioning import Scores
 from v2meow_jax.evaluation.kept import Kept
@@ -102,7 +102,7 @@ def measure(
 
 def _check_codec(dataset: pathlib.Path, entries: dict, codec: Codec) -> None:
   entry = entries.get(codec.stream.name)
-  if entry is not None and entry['made_by'] != json.loads(json.dumps(codec.identity)):
+  if entry is not None and not registry.same(entry['made_by'], codec.identity):
     raise errors.DatasetError(
       f'{dataset}: stream {codec.stream.name} was made by another codec than the bundle has; prepare it again'
     )

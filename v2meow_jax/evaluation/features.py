@@ -60,7 +60,8 @@ def hear(audio: Float[np.ndarray, 'samples channels'], sample_rate: int) -> Hear
 
   Args:
     audio: at least half a second, finite.
-    sample_rate: its own, in Hz: loudness, clipping and bandwidth are measured as it is, all else at `LEVEL`.
+    sample_rate: its own, in Hz: loudness, clipping, bandwidth and silence are measured as the sound is, all
+      else at `LEVEL`.
 
   Raises:
     ValueError: too short, or not finite.
@@ -74,8 +75,9 @@ def hear(audio: Float[np.ndarray, 'samples channels'], sample_rate: int) -> Hear
     'clipping': clipping(audio),
     'bandwidth': bandwidth(mono, sample_rate),
   }
-  mono = mono * gain(audio, sample_rate)
   sound = mono if sample_rate == RATE else soxr.resample(mono, sample_rate, RATE, 'HQ')
+  figures['silence'] = silence(sound, RATE)
+  sound = sound * gain(mono, sample_rate)
   power = spectrum(sound)
   flux = spectral_flux(power)
   beats, tempo = track_beats(flux)
@@ -83,7 +85,6 @@ def hear(audio: Float[np.ndarray, 'samples channels'], sample_rate: int) -> Hear
     'tonality': tonality(power),
     'pulse': pulse(flux, RATE / HOP),
     'tempo': tempo,
-    'silence': silence(sound, RATE),
   }
   chroma = chroma_of(power)
   vectors, rows = vectors_of(power, chroma, flux)
@@ -94,9 +95,9 @@ def hear(audio: Float[np.ndarray, 'samples channels'], sample_rate: int) -> Hear
   )
 
 
-def gain(audio: Float[np.ndarray, 'samples channels'], sample_rate: int) -> np.float32:
+def gain(mono: Float[np.ndarray, ' samples'], sample_rate: int) -> np.float32:
   """What brings a sound to `LEVEL`, whatever its peaks; 1 for silence."""
-  found = loudness.integrated_loudness(audio[:, :2], sample_rate)
+  found = loudness.integrated_loudness(mono[:, None], sample_rate)
   return np.float32(10 ** ((LEVEL - found) / 20) if found > -70 else 1.0)
 
 

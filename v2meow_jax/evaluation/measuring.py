@@ -119,7 +119,7 @@ def measure(audio: np.ndarray, rate: int, tools: Tools) -> dict[str, np.ndarray]
   for encoder in tools.labellers:
     arrays[f'labels/{encoder.stream.name}'] = sets.posterior(encoder.encode_clip(clip))
   # Networks of others hear files as they are, as published figures do; tokens are compared at one loudness.
-  clip = Sound.of(audio * features.gain(audio, rate), rate)
+  clip = Sound.of(audio * features.gain(audio.mean(1), rate), rate)
   for encoder in (*tools.tokens, *([tools.codec] if tools.codec else [])):
     stream, codes = encoder.stream, np.asarray(encoder.encode_clip(clip))
     arrays[f'counts/{stream.name}'] = np.stack(

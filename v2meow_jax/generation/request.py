@@ -169,7 +169,9 @@ def check(request: Request, encoders: Sequence[Encoder], stages: Sequence[Stage]
   for stage in stages:
     for condition in stage.conditions:
       if condition.stream.name in missing and not condition.dropout:
-        what = 'a prompt or a style recording' if condition.stream.name.startswith('style') else 'a video'
+        hears = any(encoder.needs == 'audio' for encoder in styles)
+        asked = 'a prompt or a style recording' if hears else 'a prompt'
+        what = asked if condition.stream.name.startswith('style') else 'a video'
         raise errors.ConfigError(
           f'stage {stage.name!r} was trained with {condition.stream.name} always there: {what} is needed'
         )
