@@ -153,7 +153,7 @@ class Codec:
 
   @property
   def identity(self) -> dict:
-    """What `streams.json` records: settings, and hashes of all weights and of those that make codes of sound."""
+    """What `streams.json` records: settings, and hashes of all weights and of those that make codes."""
     return self._identity or self._own_identity
 
   def encode(
