@@ -93,7 +93,7 @@ def test_the_codec_is_measured_on_held_out_sound(report):
 def test_a_dataset_of_another_codec_is_refused(small_dataset, small_bundle, tmp_path, capsys):
   copy = shutil.copytree(small_dataset, tmp_path / 'copy')
   entries = json.loads((copy / 'streams.json').read_text())
-  entries['audio/acoustic']['made_by']['sha256'] = 'another'
+  entries['audio/acoustic']['made_by'] |= {'sha256': 'another', 'codes': 'another'}
   (copy / 'streams.json').write_text(json.dumps(entries))
   assert terminal.run(evaluate.main, [f'--bundle={small_bundle}', f'--dataset={copy}']) == 2
   assert 'made by another codec' in capsys.readouterr().err
