@@ -62,10 +62,10 @@ def draw(
         aspect='auto',
         interpolation='nearest',
         cmap='viridis',
-        extent=(0, len(elements) / float(stream.rate), stream.width - 0.5, -0.5),
+        extent=(0, len(elements) / float(stream.rate), elements.shape[1] - 0.5, -0.5),
       )
       panel.set_ylabel(f'{stream.name}\nlevel')
-      panel.set_yticks(range(stream.width))
+      panel.set_yticks(range(elements.shape[1]))
     elif stream.name == 'video/motion':
       times = np.arange(len(elements)) / float(stream.rate)
       for name in ('motion', 'brightness', 'cut'):

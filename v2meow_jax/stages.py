@@ -24,6 +24,7 @@ from v2meow_jax.streams import Stream, crop_all, read_nothing
 LONGEST_CROP = 3600  # seconds, far beyond what a model can hear at once
 PATTERNS = ('flatten', 'delay')
 PLACEMENTS = ('prefix', 'aligned')
+LARGEST_GAIN = 100
 LONGEST_CONTEXT = 60  # seconds, beyond which a network of all elements around a step is no small one
 
 
@@ -48,6 +49,8 @@ class Condition:
     placement: `prefix`: before the target's steps, where attention finds it; `aligned`: a small network of
       the elements around a step's own time is added to that step's input.
     context: how far around a step the network of an aligned condition sees, in seconds each way.
+    gain: training multiplies an embedding by a factor between 1 / gain and gain, drawn for each example, so
+      that a video that moves less, or more, than those of the data still tells when it moves.
   """
 
   stream: Stream
@@ -55,6 +58,7 @@ class Condition:
   dropout: float = 0.0
   placement: str = 'prefix'
   context: Fraction = Fraction(1)
+  gain: float = 1.0
 
   def __post_init__(self):
     if self.stream.kind == 'tokens':
@@ -66,6 +70,11 @@ class Condition:
     if not 0 <= self.dropout <= 1:
       raise errors.ConfigError(
         f'condition {self.stream.name!r}: dropout {self.dropout} is not between 0 and 1'
+      )
+    if not 1 <= self.gain <= LARGEST_GAIN or (self.gain > 1 and self.stream.kind != 'embedding'):
+      raise errors.ConfigError(
+        f'condition {self.stream.name!r}: gain {self.gain} is not between 1 and {LARGEST_GAIN}, or not of an '
+        'embedding'
       )
     if self.placement not in PLACEMENTS:
       raise errors.ConfigError(

@@ -43,6 +43,18 @@ def test_the_audio_is_the_codecs_decoding_of_the_tokens(pipeline, made):
   np.testing.assert_array_equal(made.audio, pipeline.codec.decode(made.streams['audio/acoustic'])[:36000])
 
 
+def test_levels_that_no_stage_predicts_are_no_part_of_the_sound(pipeline, made, demo_clip):
+  fewer = Pipeline(pipeline.encoders, pipeline.stages[:2], pipeline.codec)
+  found = fewer.generate(str(demo_clip), seed=3, duration=4.5)
+  codes = found.streams['audio/acoustic']
+  np.testing.assert_array_equal(codes, made.streams['audio/acoustic'][:, :2])
+  np.testing.assert_array_equal(found.audio, pipeline.codec.decode(codes)[:36000])
+  padded = pipeline.codec.decode(np.pad(codes, ((0, 0), (0, 2))))[:36000]
+  assert np.abs(padded - found.audio).max() > 0.01 * np.abs(found.audio).max()
+  streamed = np.concatenate(list(fewer.stream(str(demo_clip), seed=3, duration=4.5)))
+  np.testing.assert_allclose(streamed, found.audio, atol=1e-4 * np.abs(found.audio).max())
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_seed_another_piece(pipeline, made, demo_clip):
   again = pipeline.generate(str(demo_clip), seed=3, duration=4.5)
   np.testing.assert_array_equal(again.audio, made.audio)

@@ -1,5 +1,6 @@
 """Aligned conditions: what they add to which step, without them, and with the tokens before hidden."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import pytest
 from small import decode_crop, random_batch
 from test_stage_model import random_like
 
+from v2meow_jax import errors
 from v2meow_jax.generation import decode
 from v2meow_jax.models import conditioning
 from v2meow_jax.models.stage_model import StageModel
@@ -182,3 +184,36 @@ def test_microbatches_blank_the_same_tokens():
     for count in (1, 2)
   )
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, parts)
+
+
+def test_a_gain_varies_how_strong_a_condition_is_in_training_and_nothing_else():
+  varied = dataclasses.replace(aligned(), gain=3.0)
+  stage = stage_of('delay', varied, aligned(STYLE), Condition(MOTION))
+  batch = random_batch(stage, 64)
+  found = conditioning.vary(stage, jax.random.key(0), batch)
+  assert found.keys() == batch.keys()
+  for name in batch.keys() - {MOTION.name}:
+    assert found[name] is batch[name]
+  factors = found[MOTION.name] / batch[MOTION.name]
+  each = factors[:, :1, :1]
+  np.testing.assert_allclose(factors, np.broadcast_to(each, factors.shape), rtol=1e-5)
+  # Log-uniform: half of the 64 are below 1, by four deviations at most.
+  assert 1 / 3 <= each.min() < 0.5 and 2 < each.max() <= 3 and 16 <= (each < 1).sum() <= 48
+  again = conditioning.vary(stage, jax.random.key(0), batch)
+  np.testing.assert_array_equal(found[MOTION.name], again[MOTION.name])
+
+
+def test_a_gain_is_of_training_alone():
+  plain, strong = (stage_of('delay', dataclasses.replace(aligned(dropout=0.0), gain=gain)) for gain in (1, 9))
+  made = [StageTrainable(stage, CONFIG, optax.sgd(0.1)) for stage in (plain, strong)]
+  batch, params = random_batch(plain, 4), params_of(plain)['params']
+  evaluated = [jax.jit(one.eval_fn)(params, batch)[0] for one in made]
+  trained = [jax.jit(one.loss_fn)(params, batch, jax.random.key(1))[0] for one in made]
+  assert evaluated[0] == evaluated[1] and abs(trained[0] - trained[1]) > 1e-4
+  np.testing.assert_allclose(evaluated[0], trained[0], rtol=1e-5)  # there is no dropout either
+
+
+@pytest.mark.parametrize(('stream', 'gain'), [(MOTION, 0.5), (MOTION, 1000), (ACOUSTIC, 2)])
+def test_gains_that_are_none_are_refused(stream, gain):
+  with pytest.raises(errors.ConfigError, match='gain'):
+    Condition(stream, gain=gain)

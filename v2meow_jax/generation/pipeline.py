@@ -202,7 +202,7 @@ class Pipeline:
       if window.stop == given:  # by rounding, the one before reached the end
         continue
       score.fill(Fraction(window.stop) / target.rate)
-      codes = score.read(0, target, given, window.stop)
+      codes = score.read(0, target, given, window.stop)[:, : self._levels]
       given = window.stop
       state, audio = decoder.push(state, codes[None], last=given == layout.frames)
       if audio is not None and sent < length:
@@ -278,7 +278,15 @@ class Pipeline:
     for made in score.stages:
       stream = made.stage.target.stream
       streams[stream.name] = score.read(piece, stream, 0, made.layouts[piece].frames)
-    return streams
+    # Levels that no stage predicts are not zeros but none.
+    name = self.codec.stream.name
+    return streams | {name: streams[name][:, : self._levels]}
+
+  @property
+  def _levels(self) -> int:
+    """Levels of the codec that stages predict: the first ones, of which it makes sound as well."""
+    targets = [runner.stage.target for runner in self.stages]
+    return max(target.span[1] for target in targets if target.stream.name == self.codec.stream.name)
 
 
 def _check_order(encoders: Sequence[Encoder], stages: Sequence[StageRunner], codec: Codec) -> None:

@@ -37,6 +37,17 @@ def draw_dropped(stage: Stage, key: Array, batch_size: int) -> Bool[Array, 'batc
   return drawn[:, np.asarray([names.index(name) for name in names])] < rates
 
 
+def vary(stage: Stage, key: Array, batch: dict) -> dict:
+  """A batch in training, with the embeddings of conditions that have a gain multiplied by drawn factors."""
+  gains = {condition.stream.name: condition.gain for condition in stage.conditions if condition.gain > 1}
+  varied = dict(batch)
+  for number, (name, gain) in enumerate(sorted(gains.items())):
+    size = batch[name].shape[0]
+    drawn = jax.random.uniform(jax.random.fold_in(key, number), (size, 1, 1), minval=-1.0)
+    varied[name] = batch[name] * jnp.exp(np.log(gain) * drawn).astype(batch[name].dtype)
+  return varied
+
+
 class ConditionEncoder(nn.Module):
   """One condition: [batch, n, width of the stream] -> [batch, n, width of the model].
 

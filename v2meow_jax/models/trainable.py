@@ -138,6 +138,7 @@ class StageTrainable:
   def loss_fn(self, params, batch: dict, rng: Array) -> tuple[Array, dict]:
     """Mean loss with conditions dropped, tokens blanked and dropout; T5X's name."""
     drop_key, dropout_key = jax.random.split(rng)
+    batch = conditioning.vary(self.stage, jax.random.fold_in(drop_key, 2), batch)
     loss, sums = self._part_loss(
       params, batch, self._draw_hidden(batch, drop_key), dropout_key, self._count(batch)
     )
@@ -169,6 +170,7 @@ class StageTrainable:
   def _gradients(self, params, batch: dict, rng: Array) -> tuple[Any, dict]:
     """Gradient of `loss_fn`, run in microbatches, and the metrics of the whole batch."""
     drop_key, dropout_key = jax.random.split(rng)
+    batch = conditioning.vary(self.stage, jax.random.fold_in(drop_key, 2), batch)
     total, hidden = self._count(batch), self._draw_hidden(batch, drop_key)
     gradient = jax.grad(self._part_loss, has_aux=True)
     parts = self.microbatches
