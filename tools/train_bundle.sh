@@ -59,7 +59,7 @@ gate codec "$work/codec_report/report.json"
 v2meow prepare --out="$work/ds" --streams=audio/acoustic --codec="$work/runs/codec"
 train magnitude_16k_decoder decoder 600 --gin.WarmStart.source="\"$work/runs/codec\""
 
-train small_pulse pulse 800
+train small_pulse pulse 1200
 report_of decoder pulse
 gate stage "$work/report/report.json" pulse
 

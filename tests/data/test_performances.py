@@ -262,6 +262,8 @@ def test_rendering_goes_on_where_it_was(tone, monkeypatch):
     assert (about.samplerate, about.channels) == (RATE, 1)
     assert about.duration == pytest.approx(truth.duration, abs=1e-3)
     assert row['source'] == truth.composition
+    # What is prepared of it ends where the last notes do.
+    assert row['end'] == pytest.approx(truth.duration - performances.TAIL, abs=1e-3)
   splits = {row['source']: row['split'] for row in rows}
   assert all(splits[row['source']] == row['split'] for row in rows)
   (tone / 'out' / rows[1]['audio']).unlink()

@@ -159,6 +159,8 @@ def _render(piece: tuple[Score, str, int], out: pathlib.Path, settings: Renderin
     'id': truth.id,
     'audio': f'audio/{sound_path.name}',
     'events': f'audio/{truth_path.name}',
+    # Without the silence in which the last notes die: what stands still in a video would come to mean it.
+    'end': round(max(truth.duration - performances.TAIL, truth.duration / 2), 3),
     'source': truth.composition,
     'title': truth.title,
     'author': truth.composer,
