@@ -3,7 +3,7 @@
 # acoustic stage. Resumable: run it again after any interruption.
 #   tools/train_bundle.sh WORK_FOLDER BUNDLE_FOLDER
 # On two CPU cores that did other work too: an hour and three quarters for 24 hours of music with their films, codec an
-# hour, its decoder 18 minutes, pulse 23, acoustic 53; 6 GB of disk. The scores to be expected are those of
+# hour, its decoder 18 minutes, pulse 34, acoustic 53; 6 GB of disk. The scores to be expected are those of
 # data/bach/README.md. Between the parts stand gates (tools/gates.py); one that fails ends it, unless GATES=tell.
 # More of it, or on a GPU: HOURS=60 STYLES=bach,corelli,haydn,mozart STEPS=10 (times the recipes' steps) RECORDINGS=2
 # (variations of the tracks of data/tiny) HARDWARE="--gin_file=hardware/gpu_1.gin".
