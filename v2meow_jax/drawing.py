@@ -84,7 +84,7 @@ def draw(
   last.set_xlabel('time (s)')
   with files.replaced_when_done(path) as temporary, warnings.catch_warnings():
     warnings.filterwarnings('ignore', 'Glyph')  # of a name in a script that the font lacks
-    # The usual compression takes a tenth of a second more and saves a sixth.
+    # The usual compression takes twice as long and saves a tenth.
     figure.savefig(temporary, dpi=100, format='png', pil_kwargs={'compress_level': 3})
 
 
