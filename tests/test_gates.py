@@ -18,6 +18,13 @@ def stage(loss=3.0, low=0.01):
   }
 
 
+def music(tonality=30.0, pulse=0.3):
+  def row(name, value, low, high):
+    return {'metric': name, 'ways': {'made': {'value': value}}, 'range': {'low': low, 'high': high}}
+
+  return {'table': [row('tonality', tonality, 28.0, 34.0), row('pulse', pulse, 0.2, 0.5)]}
+
+
 def run(tmp_path, report, *args):
   path = tmp_path / 'report.json'
   path.write_text(json.dumps(report))
@@ -36,6 +43,10 @@ def run(tmp_path, report, *args):
     ({'stages': {'pulse': stage(loss=4.4, low=-0.01)}}, ['stage', 'pulse'], 3, 'video/motion over another'),
     ({'stages': {'pulse': stage(loss=4.4)}}, ['stage', 'pulse'], 0, 'passes'),
     ({'stages': {'pulse': stage(low=None)}}, ['stage', 'pulse'], 3, 'FAILS'),  # too few tracks to say
+    (music(), ['music'], 0, 'tonality of what was made: 30.000, to be between 28.000 and 34.000'),
+    (music(pulse=0.1), ['music'], 3, 'FAILS: pulse'),
+    (music(tonality=40.0), ['music'], 3, 'FAILS: tonality'),
+    ({'table': []}, ['music'], 2, 'not the report that is meant'),
     ({}, ['codec'], 2, 'not the report that is meant'),
   ],
 )

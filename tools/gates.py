@@ -2,22 +2,25 @@
 
   python tools/gates.py codec REPORT.json         of v2meow codec report
   python tools/gates.py stage REPORT.json NAME    of v2meow evaluate --dataset
+  python tools/gates.py music REPORT.json         of v2meow evaluate --bundle, on films that have music
 
 A codec's tokens are to stay the same under a shift of one sample and a change of sign (more than 0.95 of
 them). A stage that predicts sound is to know its first level by at least a nat better than its bigram; every
-stage that is given the video is to prefer a crop's own to another moment of the track (interval above 0). A
-gate that fails is a reason to change the plan, not the gate.
+stage that is given the video is to prefer a crop's own to another moment of the track (interval above 0).
+What is made of films is to be as tonal and as pulsed as nine tenths of the music that they have, on average.
+A gate that fails is a reason to change the plan, not the gate.
 """
 
 import argparse
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Iterator
 
 from v2meow_jax import errors, terminal
 
-Gate = tuple[str, float, float]  # what, its value, and what it has to be above
+Gate = tuple[str, float, float, float]  # what, its value, and the two between which it has to lie
 STEADY, BELOW_BIGRAM = 0.95, 1.0
 FAILED = 3
 
@@ -25,7 +28,7 @@ FAILED = 3
 def of_codec(report: dict) -> Iterator[Gate]:
   """Gates of a codec's report."""
   for name in ('shift of 1 sample', 'polarity'):
-    yield f'tokens that stay the same, {name}', report['agreement'][name]['value'], STEADY
+    yield f'tokens that stay the same, {name}', report['agreement'][name]['value'], STEADY, math.inf
 
 
 def of_stage(report: dict, name: str) -> Iterator[Gate]:
@@ -34,28 +37,43 @@ def of_stage(report: dict, name: str) -> Iterator[Gate]:
   first = min(stage['validation']['levels'], key=int)
   if name != 'pulse':  # which is not given what makes a bigram of sound hard to beat: the sound itself
     loss = stage['validation']['levels'][first]['nats_a_token']['value']
-    yield f'nats below the bigram, level {first}', stage['bigram']['levels'][0] - loss, BELOW_BIGRAM
+    yield f'nats below the bigram, level {first}', stage['bigram']['levels'][0] - loss, BELOW_BIGRAM, math.inf
   for stream, kinds in stage['conditions'].items():
     if stream.startswith('video/') or (stream == 'all' and len(stage['conditions']) > 1):
       low = kinds['moment']['gain']['interval'][0]
-      yield f'nats gained by {stream} over another moment, at least', -1.0 if low is None else low, 0.0
+      yield (
+        f'nats gained by {stream} over another moment, at least',
+        -1.0 if low is None else low,
+        0.0,
+        math.inf,
+      )
+
+
+def of_music(report: dict) -> Iterator[Gate]:
+  """Gates of what was made of films."""
+  table = {row['metric']: row for row in report['table']}
+  for name in ('tonality', 'pulse'):
+    told = table[name]['range']
+    yield f'{name} of what was made', table[name]['ways']['made']['value'], told['low'], told['high']
 
 
 def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('kind', choices=('codec', 'stage'))
+  parser.add_argument('kind', choices=('codec', 'stage', 'music'))
   parser.add_argument('report', type=pathlib.Path)
   parser.add_argument('name', nargs='?', help='of the stage')
   args = parser.parse_args(argv)
   if (args.kind == 'stage') != bool(args.name):
-    parser.error('name a stage for the kind "stage", and nothing for "codec"')
+    parser.error('name a stage for the kind "stage", and nothing for others')
   told = f'{args.report}: it is not the report that is meant; make it anew'
   with errors.translated(errors.DatasetError, told):
     report = json.loads(args.report.read_bytes())
-    gates = list(of_codec(report) if args.kind == 'codec' else of_stage(report, args.name))
-  for what, value, least in gates:
-    print(f'{"passes" if value > least else "FAILS"}: {what}: {value:.3f}, to be above {least:g}')
-  return 0 if all(value > least for _, value, least in gates) else FAILED
+    kinds = {'codec': of_codec, 'stage': lambda told: of_stage(told, args.name), 'music': of_music}
+    gates = list(kinds[args.kind](report))
+  for what, value, low, high in gates:
+    wanted = f'above {low:g}' if high == math.inf else f'between {low:.3f} and {high:.3f}'
+    print(f'{"passes" if low < value < high else "FAILS"}: {what}: {value:.3f}, to be {wanted}')
+  return 0 if all(low < value < high for _, value, low, high in gates) else FAILED
 
 
 if __name__ == '__main__':

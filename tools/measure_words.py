@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from v2meow_jax import errors, terminal, workers
 from v2meow_jax.data import performances
-from v2meow_jax.evaluation import bootstrap, features, pairs
+from v2meow_jax.evaluation import bootstrap, features, keys
 from v2meow_jax.generation.pipeline import Pipeline
 from v2meow_jax.generation.request import Request
 from v2meow_jax.media import audio as audio_files
@@ -41,7 +41,7 @@ ATTRIBUTES = {
 def heard(sound: np.ndarray, rate: int) -> tuple[np.ndarray, str]:
   """(what the ear is given, the mode of the key)."""
   found = features.hear(sound, rate)
-  key = pairs.key_of(found.chroma)
+  key = keys.key_of(found.chroma)
   figures = [np.nan_to_num(found.figures[name]) for name in FIGURES]
   return np.concatenate([found.vectors.mean(0), figures]), 'major' if key is None or key[1] else 'minor'
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 
@@ -12,7 +13,7 @@ from v2meow_jax.media import curves
 from v2meow_jax.media.audio import write_wav
 
 RATE, FPS = 22050, 12
-SMALL = visualizer.VisualizerConfig(width=96, height=54)
+SMALL = visualizer.VisualizerConfig(width=96, height=54, calm=0)
 
 
 def time(seconds):
@@ -65,7 +66,7 @@ def correlation(a, b):
 @pytest.mark.parametrize('seed', [0, 1, 2])
 def test_motion_and_brightness_follow_loudness(seed):
   audio, level = swells()
-  analysis, frames = film(audio, visualizer.VisualizerConfig(width=96, height=54, seed=seed))
+  analysis, frames = film(audio, dataclasses.replace(SMALL, seed=seed))
   steady = ~analysis.cuts[1:]
   motion = np.log(np.abs(np.diff(frames.astype(np.float32), axis=0)).mean((1, 2, 3)) + 0.1)[steady]
   light = frames.mean((1, 2, 3))[1:][steady]
@@ -74,6 +75,32 @@ def test_motion_and_brightness_follow_loudness(seed):
     assert correlation(curve, level) > 0.5
     assert abs(correlation(curve, level[::-1])) < 0.3
     assert correlation(curve, level) < 0.98  # loosely, not one to one
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_calm_films_move_little_and_still_follow_loudness(seed):
+  audio, level = swells()
+  analysis, frames = film(audio, dataclasses.replace(SMALL, seed=seed, calm=1))
+  _, lively = film(audio, dataclasses.replace(SMALL, seed=seed))
+  moved = lambda pictures: np.abs(np.diff(pictures.astype(np.float32), axis=0)).mean((1, 2, 3))  # noqa: E731
+  assert np.median(moved(frames)) < 0.35 * np.median(moved(lively))
+  cut = np.flatnonzero(analysis.cuts)
+  steady = np.abs(np.arange(1, len(frames))[:, None] - cut).min(1) > 1 if len(cut) else slice(None)
+  motion = np.log(moved(frames) + 0.02)[steady]
+  assert correlation(motion, level[1:][steady]) > 0.4
+  # Most of the picture stands.
+  still = np.median(np.abs(np.diff(frames.astype(np.int16), axis=0)).max(3), axis=0)
+  assert (still <= 3).mean() > 0.5
+
+
+def test_as_many_films_are_calm_as_asked():
+  radii = lambda calm: [  # noqa: E731
+    visualizer._View.of(np.random.default_rng([0, number, 1]), calm).radius is not None
+    for number in range(200)
+  ]
+  assert not any(radii(0)) and all(radii(1)) and 70 < sum(radii(0.5)) < 130
+  with pytest.raises(errors.ConfigError, match='calm is a share'):
+    visualizer.VisualizerConfig(calm=1.5)
 
 
 def test_energy_is_the_level_in_decibels():
@@ -100,7 +127,7 @@ def test_brightness_jumps_at_clicks():
 
 @pytest.mark.parametrize('seed', [0, 1])
 def test_the_scene_is_cut_where_the_section_changes(seed):
-  analysis, frames = film(two_sections(), visualizer.VisualizerConfig(width=96, height=54, seed=seed))
+  analysis, frames = film(two_sections(), dataclasses.replace(SMALL, seed=seed))
   assert np.abs(np.flatnonzero(analysis.cuts) / FPS - 17).min() < 0.5
   histograms = np.stack(
     [np.concatenate([np.histogram(f[..., c], 16, (0, 256))[0] for c in range(3)]) for f in frames]
@@ -138,7 +165,7 @@ def test_the_same_input_gives_the_same_frames():
 def test_seeds_and_tracks_differ():
   audio = two_sections()
   first = film(audio)[1].astype(int)
-  reseeded = film(audio, visualizer.VisualizerConfig(width=96, height=54, seed=1))[1]
+  reseeded = film(audio, dataclasses.replace(SMALL, seed=1))[1]
   assert np.abs(first - reseeded).mean() > 10
   other = film(audio * np.float32(0.9))[1]  # the same curves, but another track
   assert np.abs(first - other).mean() > 10

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from v2meow_jax import errors
-from v2meow_jax.encoders.events import COLUMNS, EventEncoder
+from v2meow_jax.encoders.events import COLUMNS, ENTRY, EventEncoder
 
 ENCODER = EventEncoder()  # 12.5 elements of 2 frames a second
 FPS = 25
@@ -115,3 +115,24 @@ def test_a_film_read_as_it_comes_has_the_marks_of_the_whole(there, wanted):
 def test_a_rate_of_nothing_is_refused():
   with pytest.raises(errors.ConfigError, match='a rate of 0 Hz'):
     EventEncoder(rate=0)
+
+
+def test_what_stirs_in_a_still_picture_is_marked_too():
+  frames = film(6)
+  lively = moving(frames, 3, 6)
+  small = frames.copy()
+  small[:, 14:22, 28:36] = lively[:, 14:22, 28:36]  # a thirty-sixth of it
+  ((time, strength),) = marks(small)['motion_onset']
+  assert abs(time - 3) <= 0.12 and strength > 0.25
+  # By the higher floor of earlier versions it is less, or nothing.
+  config = {key: value for key, value in ENCODER.identity['config'].items() if key != 'floor'}
+  before = ENTRY.rebuild({'encoder': 'events', 'config': config}, {})
+  assert isinstance(before, EventEncoder)
+  assert before.floor == 1 / 200 and ENTRY.rebuild(ENCODER.identity, {}) == ENCODER
+  found = before.measure(small)[:, 1]
+  assert found.max() < 0.6 * strength
+
+
+def test_a_floor_of_nothing_is_refused():
+  with pytest.raises(errors.ConfigError, match='a floor of 0 must be positive'):
+    EventEncoder(floor=0)

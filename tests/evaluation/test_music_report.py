@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from v2meow_jax.commands import evaluate
-from v2meow_jax.evaluation import controls, measuring, tables
+from v2meow_jax.evaluation import controls, features, measuring, tables
 from v2meow_jax.evaluation.bootstrap import Estimate
 from v2meow_jax.evaluation.kept import Kept
 
@@ -42,6 +42,11 @@ def measured(tmp_path_factory):
   return folder, chosen, status, json.loads((out / 'report.json').read_text())
 
 
+def evaluated_figure(folder, number, name):
+  sound, rate = soundfile.read(folder / f'p{number}.wav', dtype='float32', always_2d=True)
+  return features.hear(sound, rate).figures[name]
+
+
 def test_truth_controls_and_flags(measured):
   _, _, status, report = measured
   assert status == 2 and 'too short' in report['failures']['broken']  # the rest went on
@@ -59,6 +64,15 @@ def test_truth_controls_and_flags(measured):
   # A beat in every second: the published figure takes exchanged music for the truth.
   assert rows['beat_hit']['flag']
   assert rows['tonality']['ways']['noise']['value'] == pytest.approx(6.36, abs=0.2)
+  # One of our six is silent, the others are pieces of the eight of the truth.
+  span = rows['silence']['range']
+  assert span == {'low': 0, 'high': 0, 'inside': pytest.approx(5 / 6)}
+  truth = [evaluated_figure(measured[0] / 'reference', n, 'pulse') for n in range(8)]
+  low, high = np.percentile(truth, (5, 95))
+  ours = [*truth[:5], 0]
+  assert rows['pulse']['range'] == pytest.approx(
+    {'low': low, 'high': high, 'inside': np.mean([low <= value <= high for value in ours])}
+  )
   assert any('FAD-infinity' in note for note in report['notes'])
   assert set(report['pieces']) == {f'p{n}' for n in range(6)}
 
@@ -70,7 +84,9 @@ def test_the_page_holds_everything(measured):
   assert page.count('<audio') == page.count('data:audio/mpeg;base64,') == 3  # made, truth, noise
   assert page.count('data:image/png;base64,') == 3
   for row in report['table']:
+    assert ('range' not in row) == (row['metric'] not in features.FIGURES)
     assert row['metric'] in page and row['says'][:40] in page.replace('&#x27;', "'")
+  assert page.count('of made within') == len(features.FIGURES)
   assert 'broken: ' in page and report['provenance']['command'] in page.replace('&#x27;', "'")
 
 

@@ -17,24 +17,6 @@ def test_beat_f_measure_is_mir_evals():
   assert pairs.beat_f(np.zeros(0), truth) == 0
 
 
-NAMES = ('C', 'C#', 'D', 'Eb', 'E', 'F', 'F#', 'G', 'Ab', 'A', 'Bb', 'B')
-
-
-def test_key_agreement_is_mir_evals():
-  keys = [(tonic, major) for tonic in range(12) for major in (True, False)]
-  for ours in keys:
-    for theirs in keys:
-      told = [f'{NAMES[tonic]} {"major" if major else "minor"}' for tonic, major in (theirs, ours)]
-      assert pairs.key_agreement(ours, theirs) == mir_eval.key.weighted_score(*told), told
-
-
-def test_the_key_of_a_scale_is_found():
-  for tonic in range(12):
-    for profile, major in ((pairs.MAJOR, True), (pairs.MINOR, False)):
-      assert pairs.key_of(np.roll(profile, tonic) + 0.1) == (tonic, major)
-  assert pairs.key_of(np.full(12, 1 / 12)) is None
-
-
 def test_tempo_within_four_percent():
   found = [pairs.tempo_agrees(ours, 100) for ours in (96.1, 95.9, 104, 50, 200)]
   assert found == [1, 0, 1, 0, 0]

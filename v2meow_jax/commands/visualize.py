@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
   Raises errors.InputError if the audio or the manifest cannot be used, OSError if the disk fails.
   """
   args = _parser().parse_args(argv)
-  config = visualizer.VisualizerConfig(args.frame_rate, args.width, args.height, args.seed)
+  config = visualizer.VisualizerConfig(args.frame_rate, args.width, args.height, args.seed, args.calm)
   if args.audio:
     visualizer.visualize(args.audio, args.out, config, not args.no_audio)
     print(f'{args.out}: a procedural video of {args.audio}')
@@ -41,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--frame_rate', type=int, default=default.frame_rate, help='frames a second')
   parser.add_argument('--width', type=int, default=default.width, help='pixels, even')
   parser.add_argument('--height', type=int, default=default.height, help='pixels, even')
+  parser.add_argument(
+    '--calm', type=float, default=default.calm, help='share of films in which little moves, 0 to 1'
+  )
   parser.add_argument('--no_audio', action='store_true', help='leave the audio out of the videos')
   return parser
 

@@ -2,7 +2,10 @@
 
 What it makes is a procedural pairing and not real video. Motion, brightness, colour and cuts follow
 the music's loudness, onsets, timbre, harmony and sections, each link loosened by gains and noise
-drawn per track, because real video follows its music loosely too. Every file is tagged as procedural.
+drawn per track, because real video follows its music loosely too. A share of the films are calm ones, as of
+a camera that stands: little of the picture moves, and slowly, though the music is as loud as elsewhere; of
+lively films alone a model would learn that a picture that hardly moves has no sound. Every file is tagged as
+procedural.
 
 `media.curves` turns audio into curves at the frame rate, `render` turns the curves into frames, and
 `visualize` does both from file to file. The same audio, configuration and seed give the same frames,
@@ -34,7 +37,7 @@ Fields = tuple[np.ndarray, np.ndarray]  # [height, width]: place in the palette 
 
 @dataclasses.dataclass(frozen=True)
 class VisualizerConfig:
-  """What is drawn: frames a second, size in pixels (even, as 4:2:0 video asks) and the seed.
+  """What is drawn: frames a second, size in pixels (even, as 4:2:0 video asks), the seed, calm films' share.
 
   Raises errors.ConfigError where a value cannot be used.
   """
@@ -43,11 +46,14 @@ class VisualizerConfig:
   width: int = 192
   height: int = 108
   seed: int = 0
+  calm: float = 0.5
 
   def __post_init__(self):
     even = not (self.width % 2 or self.height % 2)
     if not (1 <= self.frame_rate <= 60 and self.seed >= 0 and even and min(self.width, self.height) >= 16):
       raise errors.ConfigError(f'{self}: frame_rate is 1 to 60, seed 0 or more, sizes even and 16 or more.')
+    if not 0 <= self.calm <= 1:
+      raise errors.ConfigError(f'{self}: calm is a share, 0 to 1.')
 
 
 def render(analysis: Analysis, config: VisualizerConfig) -> Iterator[np.ndarray]:
@@ -74,25 +80,77 @@ def render(analysis: Analysis, config: VisualizerConfig) -> Iterator[np.ndarray]
   fade = np.exp(-1 / (rate * rng.uniform(0.1, 0.25)))
   for i in range(1, count):  # a pulse dies away over a few frames
     pulse[i] = max(pulse[i], pulse[i - 1] * fade)
-  phase = np.cumsum(0.05 + 0.95 * drive + 0.5 * pulse) / rate
+  view = _View.of(np.random.default_rng([config.seed, analysis.fingerprint, 1]), config.calm)
+  phase = np.cumsum(0.05 + 0.95 * drive + 0.5 * pulse) * view.pace / rate
   level = 0.2 + 0.75 * light + 0.45 * pulse
+  level = level.mean() + view.light * (level - level.mean())
 
-  bounds = [0, *np.flatnonzero(analysis.cuts).tolist(), count]
+  bounds = [0, *view.cuts(analysis.cuts), count]
+  size = -(-config.height // PIXEL), -(-config.width // PIXEL)
   tint = rng.uniform()  # or else every piece in C would look the same
   recent = []
   for start, end in itertools.pairwise(bounds):
     others = [scene for scene in _SCENES if scene not in recent[-2:]]
     recent.append(others[rng.integers(len(others))])
-    draw = _stage(rng, recent[-1], -(-config.height // PIXEL), -(-config.width // PIXEL))
+    draw = _stage(rng, recent[-1], *size)
     key = np.angle(np.exp(1j * _TAU * analysis.hue[start:end]).mean()) / _TAU
     dark, bright = _palettes(rng, tint + key, analysis.clarity[start:end].mean())
     chord = (analysis.hue - key + 0.5) % 1 - 0.5  # the way from the section's key, in turns
-    for i in range(start, end):
-      place, lit = draw(float(phase[i]), float(pulse[i]))
+
+    def picture(i: int, struck: float, draw=draw, dark=dark, bright=bright, chord=chord) -> np.ndarray:
+      place, lit = draw(float(phase[i]), struck)
       colours = (dark + (bright - dark) * tone[i]).astype(np.float32)
       index = ((place + float(0.3 * chord[i])) * 256).astype(np.int32) & 255
-      small = np.clip(colours[index] * (lit * float(level[i]))[..., None], 0, 255).astype(np.uint8)
+      return np.clip(colours[index] * (lit * float(level[i]))[..., None], 0, 255)
+
+    behind, where = picture(start, 0.0), view.subject(*size)
+    for i in range(start, end):
+      small = picture(i, float(pulse[i]))
+      small = (small if where is None else behind + where * (small - behind)).astype(np.uint8)
       yield small.repeat(PIXEL, 0).repeat(PIXEL, 1)[: config.height, : config.width]
+
+
+@dataclasses.dataclass
+class _View:
+  """How much of what happens is seen.
+
+  Attributes:
+    pace: of all movement.
+    light: share of the changes of light that is kept.
+    shown: probability that a cut is one.
+    radius: of the subject that moves while all else stands, in halves of the height; None: all does.
+  """
+
+  rng: np.random.Generator
+  pace: float = 1.0
+  light: float = 1.0
+  shown: float = 1.0
+  radius: float | None = None
+
+  @classmethod
+  def of(cls, rng: np.random.Generator, calm: float) -> '_View':
+    """A calm film's with this probability, or else a lively one's, in which all is seen."""
+    if rng.uniform() < 1 - calm:
+      return cls(rng)
+
+    def between(low: float, high: float) -> float:
+      return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+    return cls(rng, between(0.4, 1), between(0.03, 0.6), rng.uniform(), between(0.2, 0.9))
+
+  def cuts(self, marks: np.ndarray) -> list[int]:
+    """The frames of the cuts that are seen."""
+    frames = np.flatnonzero(marks)
+    return frames[self.rng.uniform(size=len(frames)) < self.shown].tolist()
+
+  def subject(self, height: int, width: int) -> np.ndarray | None:
+    """How far each pixel [height, width, 1] belongs to what moves, 0 to 1; None where all does."""
+    if self.radius is None:
+      return None
+    aspect = width / height
+    right, down = self.rng.uniform(-0.6, 0.6, 2)
+    x, y = np.linspace(-aspect, aspect, width) - right * aspect, np.linspace(-1, 1, height)[:, None] - down
+    return np.exp(-(((x**2 + y**2) / self.radius**2) ** 2)).astype(np.float32)[..., None]
 
 
 def _palettes(rng: np.random.Generator, hue: float, clarity: float) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ comes and that a film full of motion has no more marks than a calm one with the 
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -41,11 +41,14 @@ class EventEncoder:
     rate: elements a second, in Hz.
     frames: frames looked at an element.
     size: (width, height) of the frames, in pixels.
+    floor: mean luma difference of frames, of 1, above which motion is judged by ratios, so that what stirs in
+      a still picture is marked as what moves in a lively one; below are the noise and the coding of films.
   """
 
   rate: Fraction = Fraction(25, 2)
   frames: int = 2
   size: tuple[int, int] = (64, 36)
+  floor: float = 1 / 2000
 
   needs = 'video'
 
@@ -54,6 +57,8 @@ class EventEncoder:
     object.__setattr__(self, 'size', tuple(self.size))
     if self.rate <= 0 or self.frames < 1:
       raise errors.ConfigError(f'events: a rate of {self.rate} Hz and {self.frames} frames must be positive')
+    if self.floor <= 0:
+      raise errors.ConfigError(f'events: a floor of {self.floor} must be positive')
 
   @property
   def stream(self) -> Stream:
@@ -114,7 +119,7 @@ class EventEncoder:
     cut = np.clip(distance - 2 * usual, 0, 1)
     # Of frames that are exact copies, as where a film has fewer a second, the motion is that before them.
     moved = np.abs(np.diff(luma, axis=0, prepend=luma[:1])).mean((1, 2))
-    moved = np.log1p(200 * scipy.ndimage.maximum_filter1d(moved, 3, origin=1, mode='nearest')) / 4
+    moved = np.log1p(scipy.ndimage.maximum_filter1d(moved, 3, origin=1, mode='nearest') / self.floor) / 4
     half = max(1, second // 2)
     before = scipy.ndimage.uniform_filter1d(moved, half, origin=(half - 1) // 2, mode='nearest')
     before = np.concatenate([before[:1].repeat(2), before[:-2]])[: len(before)]
@@ -136,10 +141,16 @@ class EventEncoder:
     return marks.max(1).astype(np.float32)
 
 
+def _rebuilt(identity: Mapping[str, Any]) -> EventEncoder:
+  """The encoder of an identity; earlier versions named no floor, and had a higher one."""
+  config = {'floor': 1 / 200} | identity['config']
+  return description.rebuild(config, [EventEncoder], EventEncoder)
+
+
 ENTRY = Entry(
   'events',
   'video/events',
   settings=EventEncoder,
   make=lambda given: configured(EventEncoder),
-  rebuild=lambda identity, sources: description.rebuild(identity['config'], [EventEncoder], EventEncoder),
+  rebuild=lambda identity, sources: _rebuilt(identity),
 )

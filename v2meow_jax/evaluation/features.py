@@ -6,8 +6,9 @@ import itertools
 
 import numpy as np
 import soxr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from v2meow_jax.evaluation import stability
 from v2meow_jax.media import loudness
 
 RATE = 16000  # Hz, at which everything but clipping and bandwidth is measured
@@ -18,7 +19,7 @@ EMBEDDING_SECONDS = 5.0
 BANDS = 24  # mel bands of the vectors
 SILENT = 1e-3  # RMS, -60 dB of full scale
 LEVEL = -23.0  # LUFS (EBU R 128) that sounds are brought to: what is generated is made louder than music lies
-VERSION = 2  # of what is kept on disk
+VERSION = 3  # of what is kept on disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,8 @@ FIGURES = {
   'tonality': ('dB', 'how far the strongest twentieth of the spectrum stands above its median'),
   'pulse': ('', 'greatest autocorrelation of spectral flux at 0.25 to 1.5 s'),
   'tempo': ('bpm', 'the beat tracker'),
+  'key_stability': ('', "agreement of 4 s windows with the key of the whole, by MIREX's weights"),
+  'tempo_stability': ('share', "of 4 s windows whose beat is as long as the whole's, or double or half"),
   'repetition': ('', 'how like each 2 s are to the most alike other 2 s'),
   'silence': ('share', 'of tenths of a second below -60 dB'),
   'clipping': ('share', 'of samples in runs of at least three at full scale'),
@@ -87,6 +90,8 @@ def hear(audio: Float[np.ndarray, 'samples channels'], sample_rate: int) -> Hear
     'tempo': tempo,
   }
   chroma = chroma_of(power)
+  figures['key_stability'] = stability.key(chroma, sounding(power), RATE / HOP)
+  figures['tempo_stability'] = stability.tempo(flux, RATE / HOP)
   vectors, rows = vectors_of(power, chroma, flux)
   figures['repetition'] = repetition(rows)
   mean = chroma.sum(0)
@@ -108,6 +113,11 @@ def spectrum(sound: Float[np.ndarray, ' samples']) -> Float[np.ndarray, 'frames 
   return (np.abs(np.fft.rfft(frames * np.hanning(WINDOW + 1)[:-1].astype(np.float32))) ** 2).astype(
     np.float32
   )
+
+
+def sounding(power: Float[np.ndarray, 'frames bins']) -> Bool[np.ndarray, ' frames']:
+  """Whether a frame's RMS is above `SILENT`."""
+  return power.mean(1) > SILENT**2 * 0.375 * WINDOW  # the mean of a Hann window's square
 
 
 def tonality(power: Float[np.ndarray, 'frames bins']) -> float:
@@ -151,12 +161,8 @@ def pulse(flux: Float[np.ndarray, ' frames'], rate: float) -> float:
 
   The sum of products at a lag over that of squares (biased: longer lags weigh a little less).
   """
-  centred = flux - flux.mean()
-  total = float(centred @ centred)
-  lags = range(round(0.25 * rate), min(round(1.5 * rate), len(flux) - 1) + 1)
-  if total <= 1e-12 or not lags:
-    return 0.0
-  return float(max(centred[lag:] @ centred[: len(centred) - lag] for lag in lags) / total)
+  found = stability.autocorrelation(flux, rate)[1]
+  return float(found.max()) if len(found) else 0.0
 
 
 def track_beats(flux: Float[np.ndarray, ' frames']) -> tuple[np.ndarray, float]:

@@ -107,6 +107,10 @@ def _report(
   cards = CARDS | SETS | {'token_divergence': TOKENS}
   cards |= {name: Card(*told) for name, told in likeness.LIKENESS.items()}
   table = tables.table(found, cards, ways)
+  ranges = tables.ranges(rows['made'], rows['truth']) if len(truth) >= 4 else {}
+  for row in table:
+    if row['metric'] in ranges:
+      row['range'] = ranges[row['metric']]
   metrics = {name: row['made'].told() for name, row in found.items() if 'made' in row}
   for name, row in found.items():
     metrics |= {f'{way}/{name}': row[way].told() for way in ways if way in row and way != 'made'}
@@ -308,6 +312,11 @@ def tell(report: dict[str, Any]) -> list[str]:
     values = [row['ways'].get(way, {}).get('value') for way in ways]
     cells = ''.join(f'{"-" if value is None else format(value, ".3f"):>14}' for value in values)
     lines.append(f'{row["metric"]:<{width}}{cells}' + (f'  ! {row["flag"]}' if row['flag'] else ''))
+  for row in report['table']:
+    if 'range' in row:
+      low, high, inside = (row['range'][key] for key in ('low', 'high', 'inside'))
+      told = f"nine tenths of the truth's pieces within {low:.3g} .. {high:.3g}, {inside:.0%} of ours"
+      lines.append(f'{row["metric"]}: {told}')
   return lines + report['notes']
 
 

@@ -106,7 +106,7 @@ def music(report: Mapping[str, Any], examples: Sequence[Example] = ()) -> str:
   judged = [row for row in rows if row['better']]
   for title, part in (('Against the truth and the video', judged), ('What it is like', described)):
     body = [
-      f'<td>{_broken(row["metric"])}<small>{_about(row)}</small>{_flag(row)}</td>'
+      f'<td>{_broken(row["metric"])}<small>{_about(row)}</small>{_within(row)}{_flag(row)}</td>'
       + ''.join(cell(row['ways'].get(way), 'made' if way == 'made' else '') for way in ways)
       for row in part
     ]
@@ -126,6 +126,17 @@ def music(report: Mapping[str, Any], examples: Sequence[Example] = ()) -> str:
 def _about(row: Mapping[str, Any]) -> str:
   arrow = {'lower': 'lower is better', 'higher': 'higher is better', '': ''}[row['better']]
   return html.escape(', '.join(part for part in (row['unit'], arrow) if part))
+
+
+def _within(row: Mapping[str, Any]) -> str:
+  """Where the truth's pieces lie, and how many of ours do."""
+  if 'range' not in row:
+    return ''
+  told = row['range']
+  return (
+    f"<small>truth's 5–95%: {number(told['low'])} … {number(told['high'])}</small>"  # noqa: RUF001
+    f'<small>{told["inside"]:.0%} of made within</small>'
+  )
 
 
 def _broken(name: str) -> str:

@@ -4,16 +4,13 @@ import numpy as np
 from jaxtyping import Float
 
 from v2meow_jax.evaluation.features import CURVE_RATE, Heard
+from v2meow_jax.evaluation.keys import key_agreement, key_of
 
 Times = Float[np.ndarray, ' n']
 BEAT_WINDOW = 0.07  # seconds
 CUT_WINDOW = 0.1  # seconds
 CUT = 0.5  # distance of colour histograms from which a change of picture is a cut
 LAG = 2.0  # seconds to either side
-
-# Krumhansl and Kessler 1982: how well each pitch class fits C major and C minor.
-MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
-MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 
 
 def beat_f(ours: Times, theirs: Times, window: float = BEAT_WINDOW) -> float:
@@ -53,31 +50,6 @@ def tempo_agrees(ours: float, theirs: float, octaves: bool = False) -> float:
     return float('nan')
   factors = (1, 2, 3, 1 / 2, 1 / 3) if octaves else (1,)
   return float(np.isfinite(ours) and any(abs(ours - f * theirs) <= 0.04 * f * theirs for f in factors))
-
-
-def key_of(chroma: Float[np.ndarray, '12']) -> tuple[int, bool] | None:
-  """(tonic, whether it is major) of the profile that correlates best; None where nothing sounds."""
-  if np.ptp(chroma) < 1e-9:
-    return None
-  rows = [np.roll(profile, tonic) for profile in (MAJOR, MINOR) for tonic in range(12)]
-  best = int(np.argmax(np.corrcoef(chroma, rows)[0, 1:]))
-  return best % 12, best < 12
-
-
-def key_agreement(ours: tuple[int, bool] | None, theirs: tuple[int, bool] | None) -> float:
-  """MIREX's weights: 1 the same key, 0.5 a fifth above, 0.3 relative, 0.2 parallel; else 0."""
-  if theirs is None:
-    return float('nan')
-  if ours is None:
-    return 0.0
-  if ours == theirs:
-    return 1.0
-  apart = (ours[0] - theirs[0]) % 12
-  if ours[1] == theirs[1]:
-    return 0.5 if apart == 7 else 0.0
-  if apart == (9 if theirs[1] else 3):
-    return 0.3
-  return 0.2 if apart == 0 else 0.0
 
 
 def correlation(one: Float[np.ndarray, ' n'], other: Float[np.ndarray, ' n']) -> float:

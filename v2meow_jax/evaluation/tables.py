@@ -46,6 +46,22 @@ def figures(rows: Sequence[Measured], names: Sequence[str]) -> dict[str, Estimat
   }
 
 
+def ranges(made: Sequence[Measured], truth: Sequence[Measured]) -> dict[str, dict[str, float]]:
+  """By name of `features.FIGURES`: where nine tenths of the truth's pieces lie, and how many of ours.
+
+  `low` and `high` are the truth's 5th and 95th percentile, `inside` the share of `made` between them. What is
+  measured of no piece of either is left out.
+  """
+  found = {}
+  for name in features.FIGURES:
+    ours, theirs = (np.array([row.heard.figures[name] for row in rows]) for rows in (made, truth))
+    ours, theirs = ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
+    if len(ours) and len(theirs):
+      low, high = np.percentile(theirs, (5, 95)).tolist()
+      found[name] = {'low': low, 'high': high, 'inside': float(np.mean((low <= ours) & (ours <= high)))}
+  return found
+
+
 def mean_of(values: Sequence[Mapping[str, float]], about: Mapping[str, Any]) -> dict[str, Estimate]:
   """Means over pieces of what was found of each."""
   return {
