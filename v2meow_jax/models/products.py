@@ -73,7 +73,32 @@ def _of_bfloat16(x: Float[Array, '*k n i'], kernel: Float[Array, '*k i o']) -> F
 def _of_gradient(kept, grad):
   x, kernel = kept
   grad = grad.astype(x.dtype)
-  return _sums(grad, kernel, (1, 1)).astype(x.dtype), _sums(x, grad, (0, 0)).astype(x.dtype)
+  return _sums(grad, kernel, (1, 1)).astype(x.dtype), _over_rows(x, grad).astype(x.dtype)
+
+
+def _over_rows(x: Float[Array, '*k n i'], grad: Float[Array, '*k n o']) -> Float[Array, '*k i o']:
+  """`x.T @ grad` in float32.
+
+  XLA multiplies bfloat16 fast only where the left side's last axis is summed over, and makes float32 of all
+  else: the smaller of the two is turned first.
+  """
+  if x.ndim > 2:
+    return _sums(x, grad, (0, 0))
+  if x.shape[1] <= grad.shape[1]:
+    return _sums(_turned(x), grad, (1, 0))
+  # Or else the product itself would be turned around again.
+  return jax.lax.optimization_barrier(_sums(_turned(grad), x, (1, 0))).T
+
+
+def _turned(x: Float[Array, 'n i']) -> Float[Array, 'i n']:
+  """`x.T`, written out.
+
+  A transpose alone is taken for another way of reading, whatever stands behind it; the result of a loop whose
+  rounds are not known before it runs (it is one, or of what begins with NaN two) is what it is.
+  """
+  rounds = 1 + (x[0, 0] != x[0, 0]).astype(jnp.int32)
+  start = jnp.int32(0), jnp.zeros(x.shape[::-1], x.dtype)
+  return jax.lax.while_loop(lambda state: state[0] < rounds, lambda state: (state[0] + 1, x.T), start)[1]
 
 
 _of_bfloat16.defvjp(lambda x, kernel: (_of_bfloat16(x, kernel), (x, kernel)), _of_gradient)
