@@ -41,9 +41,10 @@ def test_products_of_levels_and_of_one_query_are_numpys(count, dtype):
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_many_rows_by_a_kernel_and_the_gradient_are_numpys(dtype):
+@pytest.mark.parametrize('out', [16, 24, 40])  # the narrower side is the one that is turned
+def test_many_rows_by_a_kernel_and_the_gradient_are_numpys(dtype, out):
   rng = np.random.default_rng(0)
-  x, kernel, weight = (rng.standard_normal(shape) for shape in ((3, 50, 24), (24, 16), (3, 50, 16)))
+  x, kernel, weight = (rng.standard_normal(shape) for shape in ((3, 50, 24), (24, out), (3, 50, out)))
   given = [jnp.asarray(array, dtype) for array in (x, kernel)]
 
   def total(x, kernel):
@@ -57,6 +58,35 @@ def test_many_rows_by_a_kernel_and_the_gradient_are_numpys(dtype):
     # Sums of up to 150 products; bfloat16 keeps 8 bits of its input and result.
     error = np.abs(np.asarray(made, np.float64) - right).max() / np.abs(right).max()
     assert error < (1e-6 if dtype == 'float32' else 1e-2)
+
+
+@pytest.mark.parametrize('sizes', [(64, 256), (256, 64), (128, 128)])
+def test_gradients_in_bfloat16_go_on_in_any_way(sizes):
+  """XLA decides early which products it makes in bfloat16: none may become one that it cannot."""
+  rng = np.random.default_rng(0)
+  x, weight = (jnp.asarray(rng.standard_normal((512, size)), jnp.bfloat16) for size in sizes)
+  kernels = jnp.asarray(rng.standard_normal((3, *sizes)) / 16, jnp.bfloat16)
+
+  def loss(kernel, x):
+    return jnp.sum((products.matmul(x, kernel) * weight).astype(jnp.float32))
+
+  grad = jax.grad(loss)
+  wanted = np.asarray(x, np.float64).T @ np.asarray(weight, np.float64)
+  uses = {
+    'alone': lambda: grad(kernels[0], x),
+    'transposed': lambda: grad(kernels[0], x).T.T,
+    'multiplied': lambda: jnp.eye(sizes[0], dtype=jnp.bfloat16) @ grad(kernels[0], x),
+    'multiplied behind': lambda: (grad(kernels[0], x).T @ jnp.eye(sizes[0], dtype=jnp.bfloat16)).T,
+    'in a loop': lambda: jax.lax.scan(lambda none, kernel: (none, grad(kernel, x)), None, kernels)[1][1],
+    'of many': lambda: jax.vmap(grad, (0, None))(kernels, x)[2],
+    'kept little': lambda: jax.grad(jax.checkpoint(loss))(kernels[0], x),
+  }
+  for name, use in uses.items():
+    found = np.asarray(jax.jit(use)(), np.float64)
+    assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max(), name
+  spoiled = grad(kernels[0], x.at[0, 0].set(jnp.nan))
+  assert np.isnan(np.asarray(spoiled, np.float64)[0]).all()
+  np.testing.assert_array_equal(spoiled[1:], grad(kernels[0], x)[1:])
 
 
 def test_kernels_of_layers_are_turned_and_nothing_else():
