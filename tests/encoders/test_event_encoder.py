@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from v2meow_jax import errors
+from v2meow_jax.encoders import registry
 from v2meow_jax.encoders.events import COLUMNS, ENTRY, EventEncoder
 
 ENCODER = EventEncoder()  # 12.5 elements of 2 frames a second
@@ -126,8 +127,10 @@ def test_what_stirs_in_a_still_picture_is_marked_too():
   assert abs(time - 3) <= 0.12 and strength > 0.25
   # By the higher floor of earlier versions it is less, or nothing.
   config = {key: value for key, value in ENCODER.identity['config'].items() if key != 'floor'}
-  before = ENTRY.rebuild({'encoder': 'events', 'config': config}, {})
+  earlier = {**ENCODER.identity, 'config': config}
+  before = ENTRY.rebuild(earlier, {})
   assert isinstance(before, EventEncoder)
+  assert registry.same(before.identity, earlier) and not registry.same(ENCODER.identity, earlier)
   assert before.floor == 1 / 200 and ENTRY.rebuild(ENCODER.identity, {}) == ENCODER
   found = before.measure(small)[:, 1]
   assert found.max() < 0.6 * strength

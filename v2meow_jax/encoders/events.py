@@ -141,10 +141,9 @@ class EventEncoder:
     return marks.max(1).astype(np.float32)
 
 
-def _rebuilt(identity: Mapping[str, Any]) -> EventEncoder:
-  """The encoder of an identity; earlier versions named no floor, and had a higher one."""
-  config = {'floor': 1 / 200} | identity['config']
-  return description.rebuild(config, [EventEncoder], EventEncoder)
+def _essence(identity: Mapping[str, Any]) -> dict[str, Any]:
+  """The identity; earlier versions named no floor, and had a higher one."""
+  return {**identity, 'config': {'floor': 1 / 200} | identity['config']}
 
 
 ENTRY = Entry(
@@ -152,5 +151,8 @@ ENTRY = Entry(
   'video/events',
   settings=EventEncoder,
   make=lambda given: configured(EventEncoder),
-  rebuild=lambda identity, sources: _rebuilt(identity),
+  rebuild=lambda identity, sources: description.rebuild(
+    _essence(identity)['config'], [EventEncoder], EventEncoder
+  ),
+  essence=_essence,
 )
