@@ -10,6 +10,7 @@ video.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -78,13 +79,19 @@ class Ear:
     return list(self._model.predict([vector for vector, _ in pieces]))
 
 
-def made(pipeline: Pipeline, films: list, prompt: str | None, count: int, at_once: int) -> Iterator:
+def made(
+  pipeline: Pipeline, films: list, prompt: str | None, count: int, at_once: int, scale: float
+) -> Iterator:
   """What is heard of `count` pieces for a prompt."""
+  sampling = {
+    stage: dataclasses.replace(drawn, guidance=(('style', scale),) if prompt and scale != 1 else ())
+    for stage, drawn in pipeline.sampling.items()
+  }
   asked = [
     Request(films[n % len(films)] if films else None, prompt, seed=n, duration=SECONDS) for n in range(count)
   ]
   for first in range(0, count, at_once):
-    for piece in pipeline.generate_batch(asked[first : first + at_once]):
+    for piece in pipeline.generate_batch(asked[first : first + at_once], sampling=sampling):
       yield heard(piece.audio, piece.sample_rate)
 
 
@@ -96,6 +103,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--pieces', type=int, default=24, help='that are made for each word')
   parser.add_argument('--true', type=int, default=1500, help='true pieces that are heard at most')
   parser.add_argument('--rows', type=int, default=8, help='pieces that are made at once')
+  parser.add_argument('--guidance', type=float, default=1.0, help='by the words, in every stage')
   parser.add_argument('--workers', type=int, default=2)
   parser.add_argument('--json', type=pathlib.Path)
   args = parser.parse_args(argv)
@@ -108,14 +116,14 @@ def main(argv: list[str]) -> int:
   with workers.pool(args.workers) as pool, terminal.Progress() as progress:
     pieces = list(progress.track(pool.map(true_piece, rows), len(rows), 'true pieces'))
   pipeline = Pipeline.load(args.bundle, rows=args.rows)
-  plain = list(made(pipeline, args.films, None, args.pieces, args.rows))
+  plain = list(made(pipeline, args.films, None, args.pieces, args.rows, 1.0))
   table = []
   print(f'{"word":<20}{"true":>8}{"with it":>10}{"another":>10}{"none":>8}   with it less another')
   for attribute, words in ATTRIBUTES.items():
     ear = Ear(pieces, attribute)
     prompts = {word: f'in a {word} key' if attribute == 'key' else f'{word} music' for word in words}
     told = {
-      word: ear.tell(list(made(pipeline, args.films, prompt, args.pieces, args.rows)))
+      word: ear.tell(list(made(pipeline, args.films, prompt, args.pieces, args.rows, args.guidance)))
       for word, prompt in prompts.items()
     }
     none = np.mean([[answer == word for answer in ear.tell(plain)] for word in words], axis=1)

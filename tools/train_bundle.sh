@@ -6,7 +6,8 @@
 # hour, its decoder 18 minutes, pulse 34, acoustic 53; 6 GB of disk. The scores to be expected are those of
 # data/bach/README.md. Between the parts stand gates (tools/gates.py); one that fails ends it, unless GATES=tell.
 # More of it, or on a GPU: HOURS=60 STYLES=bach,corelli,haydn,mozart STEPS=10 (times the recipes' steps) RECORDINGS=2
-# (variations of the tracks of data/tiny) HARDWARE="--gin_file=hardware/gpu_1.gin".
+# (variations of the tracks of data/tiny) HARDWARE="--gin_file=hardware/gpu_1.gin". To see all of it run, and nothing
+# learned, in a quarter of an hour: HOURS=0.5 STEPS=0.01 GATES=tell.
 # Needs the extras "train", "scores" and "text", fluidsynth and fluid-soundfont-gm; with RECORDINGS apt-get.
 set -euo pipefail
 here="$(cd "$(dirname "$0")/.." && pwd)"
@@ -34,7 +35,7 @@ v2meow prepare --manifest="$work/manifest.jsonl" --out="$work/ds" \
 
 train() {  # recipe, run, steps, further arguments
   v2meow train --gin_file="recipes/$1.gin" "${hardware[@]}" --gin.MODEL_DIR="\"$work/runs/$2\"" \
-    --gin.DATASET_DIR="\"$work/ds\"" --gin.TOTAL_STEPS=$(($3 * ${STEPS:-1})) "${@:4}"
+    --gin.DATASET_DIR="\"$work/ds\"" --gin.TOTAL_STEPS="$(awk "BEGIN { print int($3 * ${STEPS:-1}) }")" "${@:4}"
 }
 gate() {
   python "$here/tools/gates.py" "$@" || [ "${GATES:-}" = tell ]
@@ -46,15 +47,16 @@ report_of() {  # the runs that are there, as a bundle, on held-out music
 }
 
 train magnitude_16k codec 3000
-mkdir -p "$work/held_out"
+mkdir -p "$work/held_out/audio" "$work/held_out/video"
 python - "$work/manifest.jsonl" "$work/held_out" << 'END'
 import json, os, sys
 rows = [json.loads(line) for line in open(sys.argv[1])]
 for row in [row for row in rows if row['split'] == 'validation'][:40]:
-  place = os.path.join(sys.argv[2], os.path.basename(row['audio']))
-  os.path.lexists(place) or os.symlink(row['audio'], place)
+  for kind in ('audio', 'video'):
+    place = os.path.join(sys.argv[2], kind, os.path.basename(row[kind]))
+    os.path.lexists(place) or os.symlink(os.path.abspath(row[kind]), place)
 END
-v2meow codec report --bundle="$work/runs/codec" --audio="$work/held_out" --out="$work/codec_report"
+v2meow codec report --bundle="$work/runs/codec" --audio="$work/held_out/audio" --out="$work/codec_report"
 gate codec "$work/codec_report/report.json"
 v2meow prepare --out="$work/ds" --streams=audio/acoustic --codec="$work/runs/codec"
 train magnitude_16k_decoder decoder 600 --gin.WarmStart.source="\"$work/runs/codec\""
@@ -71,3 +73,5 @@ v2meow export --run="$work/runs/decoder" --run="$work/runs/pulse" --run="$work/r
   --name="v2meow_jax bach" --dtype=float16 --licence="CC-BY-NC-SA-4.0" \
   --sampling='{"pulse": {"temperature": 0.9}, "acoustic": {"temperature": 0.9, "top_k": 100}}' \
   --provenance="music21's corpus (${STYLES:-bach,corelli,joplin}) played by FluidSynth with FluidR3"
+v2meow evaluate --bundle="$bundle" "$work/held_out/video"/* --seconds=10 --out="$work/report_films"
+gate music "$work/report_films/report.json"
