@@ -28,11 +28,11 @@ IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'splash')
 
 def wide(x: Array) -> Array:
   """`x` in float32, or in float64 where it is that: what sums, norms and softmax are taken in."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return x.astype(products.wide(x.dtype))
 
 
 def _scores(q: Float[Array, 'b q h d'], k: Float[Array, 'b k h d']) -> Float[Array, 'b h q k']:
-  kind = jnp.promote_types(q.dtype, jnp.float32)
+  kind = products.wide(q.dtype)
   return jnp.einsum('bqhd,bkhd->bhqk', q, k, preferred_element_type=kind) * q.shape[-1] ** -0.5
 
 

@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from v2meow_jax.models import products
+
 # Queries of a block, [first, last), which see the keys before `last`: each up to itself, or all of them.
 Block = tuple[int, int, bool]
 HIDDEN = -1e30
 
 
 def _product(spec: str, x: Array, y: Array) -> Array:
-  return jnp.einsum(spec, x, y, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+  return jnp.einsum(spec, x, y, preferred_element_type=products.wide(x.dtype))
 
 
 def _scores(block: Block, q: Array, k: Array) -> Float[Array, 'b h q k']:
@@ -51,7 +53,7 @@ def _forward(blocks, q, k, v):
 
 def _backward(blocks, kept, grad):
   q, k, v, out, sums = kept
-  wide = jnp.promote_types(q.dtype, jnp.float32)
+  wide = products.wide(q.dtype)
   # Of each query: the mean, by its weights, of what its weights would gain.
   means = jnp.einsum('bqhd,bqhd->bhq', grad.astype(wide), out.astype(wide))[..., None]
   of_q, of_k, of_v = [], jnp.zeros(k.shape, wide), jnp.zeros(v.shape, wide)

@@ -15,7 +15,8 @@ from v2meow_jax import partitioning
 FEW_ROWS = 16  # up to so many a product is bound by reading the weights
 
 
-def _wide(dtype: Any) -> Any:
+def wide(dtype: Any) -> Any:
+  """What sums are kept in: float32 or wider."""
   return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -32,7 +33,7 @@ def product(x: Float[Array, '*b i'], kernel: Float[Array, 'o i']) -> Float[Array
     made = jax.lax.optimization_barrier(jax.lax.dot_general(kernel, columns, (((1,), (0,)), ((), ())))).T
   else:
     rows = _two(rows, 0)
-    made = jax.lax.dot_general(rows, kernel, contract, preferred_element_type=_wide(x.dtype))[:count]
+    made = jax.lax.dot_general(rows, kernel, contract, preferred_element_type=wide(x.dtype))[:count]
   return made.astype(x.dtype).reshape(*x.shape[:-1], -1)
 
 
@@ -61,7 +62,7 @@ def _sums(x: Array, y: Array, axes: tuple[int, int]) -> Array:
   """Products, in float32 or wider, over one axis each of the last two; those before them go together."""
   together = tuple(range(x.ndim - 2))
   over = (len(together) + axes[0],), (len(together) + axes[1],)
-  return jax.lax.dot_general(x, y, (over, (together, together)), preferred_element_type=_wide(x.dtype))
+  return jax.lax.dot_general(x, y, (over, (together, together)), preferred_element_type=wide(x.dtype))
 
 
 @jax.custom_vjp
@@ -117,15 +118,15 @@ def scores_of_one(query: Float[Array, '*b 1 d'], keys: Float[Array, '*b n d']) -
   The query is a vector: as a matrix of one row it is slower.
   """
   vector = query.reshape(*keys.shape[:-2], -1).astype(keys.dtype)
-  return jnp.einsum('...d,...nd->...n', vector, keys, preferred_element_type=_wide(query.dtype))
+  return jnp.einsum('...d,...nd->...n', vector, keys, preferred_element_type=wide(query.dtype))
 
 
 def mean_of_many(weights: Float[Array, '*b n'], values: Float[Array, '*b n d']) -> Float[Array, '*b d']:
   """The values' sum by weights, in float32 or wider."""
-  kind = _wide(values.dtype)
+  kind = wide(values.dtype)
   return jnp.einsum('...n,...nd->...d', weights.astype(values.dtype), values, preferred_element_type=kind)
 
 
 def kept(x: Array) -> Array:
   """Keys or values as a cache holds them: on CPUs in float32, whose vectors are multiplied much faster."""
-  return x.astype(_wide(x.dtype)) if partitioning.platform() == 'cpu' else x
+  return x.astype(wide(x.dtype)) if partitioning.platform() == 'cpu' else x
