@@ -46,6 +46,8 @@ def run(tmp_path, report, *args):
     (music(), ['music'], 0, 'tonality of what was made: 30.000, to be between 28.000 and 34.000'),
     (music(pulse=0.1), ['music'], 3, 'FAILS: pulse'),
     (music(tonality=40.0), ['music'], 3, 'FAILS: tonality'),
+    (music(tonality=None), ['music'], 3, 'FAILS: tonality'),
+    ({'table': [dict(row, range=None) for row in music()['table']]}, ['music'], 2, 'fewer than four films'),
     ({'table': []}, ['music'], 2, 'not the report that is meant'),
     ({}, ['codec'], 2, 'not the report that is meant'),
   ],

@@ -53,8 +53,13 @@ def of_music(report: dict) -> Iterator[Gate]:
   """Gates of what was made of films."""
   table = {row['metric']: row for row in report['table']}
   for name in ('tonality', 'pulse'):
-    told = table[name]['range']
-    yield f'{name} of what was made', table[name]['ways']['made']['value'], told['low'], told['high']
+    made, told = table[name]['ways']['made']['value'], table[name].get('range')
+    if made is None:  # of silence
+      yield f'{name} of what was made', -math.inf, 0.0, math.inf
+    elif told is None:
+      raise errors.DatasetError(f'{name}: there is no range of fewer than four films that have music')
+    else:
+      yield f'{name} of what was made', made, told['low'], told['high']
 
 
 def main(argv: list[str]) -> int:

@@ -3,10 +3,10 @@
     python tools/measure_accents.py FILM [FILM ...] --bundle=data/bach --json=FILE
 
 Each pair of films has the same two scenes, drawn from the given films, and is cut at 3.5 s in the one and a
-second later in the other; the music of both is of one seed. At a cut is measured how far energy rises (half
-a second after less half a second before) and how strong the strongest attack is (spectral flux from 0.1 s
-before to 0.3 s after, in deviations of the piece). `moved` is that at a film's own cut less the same at the
-time of the other's, where nothing happens: above 0 if the accent moves with the cut.
+second later in the other; what is drawn for their music is independent. At a cut is measured how far energy
+rises (half a second after less half a second before) and how strong the strongest attack is (spectral flux
+from 0.1 s before to 0.3 s after, in deviations of the piece). `moved` is that at a film's own cut less the
+same at the time of the other's, where nothing happens: above 0 if the accent moves with the cut.
 """
 
 import argparse
@@ -58,9 +58,7 @@ def accents(sound: np.ndarray, rate: int, times: tuple[float, ...]) -> dict[str,
     return 10 * np.log10(np.mean(np.square(energy[round(start * rate) : round(stop * rate)])) + 1e-6)
 
   mono = energy * features.gain(energy, rate)
-  flux = features.spectral_flux(features.spectrum(mono)) if rate == features.RATE else None
-  if flux is None:
-    raise errors.ConfigError(f'a codec at {rate} Hz; attacks are measured at {features.RATE}')
+  flux = features.spectral_flux(features.spectrum(mono))
   per = features.RATE / features.HOP
   attacks = [flux[round((t - 0.1) * per) : round((t + 0.3) * per)].max() for t in times]
   return {
@@ -77,7 +75,13 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--json', type=pathlib.Path)
   args = parser.parse_args(argv)
+  if args.pairs < 2:
+    parser.error('an interval takes at least two pairs')
   pipeline = Pipeline.load(args.bundle)
+  if pipeline.codec.sample_rate != features.RATE:
+    raise errors.ConfigError(
+      f'a codec at {pipeline.codec.sample_rate} Hz; attacks are measured at {features.RATE}'
+    )
   found = []  # of each pair, by measure: [film, time]
   with tempfile.TemporaryDirectory() as folder, terminal.Progress() as progress:
     for n in range(args.pairs):

@@ -83,10 +83,12 @@ def made(
   pipeline: Pipeline, films: list, prompt: str | None, count: int, at_once: int, scale: float
 ) -> Iterator:
   """What is heard of `count` pieces for a prompt."""
-  sampling = {
-    stage: dataclasses.replace(drawn, guidance=(('style', scale),) if prompt and scale != 1 else ())
-    for stage, drawn in pipeline.sampling.items()
-  }
+  sampling = pipeline.sampling
+  if prompt and scale != 1:
+    sampling = {
+      stage: dataclasses.replace(drawn, guidance=tuple((dict(drawn.guidance) | {'style': scale}).items()))
+      for stage, drawn in sampling.items()
+    }
   asked = [
     Request(films[n % len(films)] if films else None, prompt, seed=n, duration=SECONDS) for n in range(count)
   ]

@@ -7,7 +7,7 @@
 # data/bach/README.md. Between the parts stand gates (tools/gates.py); one that fails ends it, unless GATES=tell.
 # More of it, or on a GPU: HOURS=60 STYLES=bach,corelli,haydn,mozart STEPS=10 (times the recipes' steps) RECORDINGS=2
 # (variations of the tracks of data/tiny) HARDWARE="--gin_file=hardware/gpu_1.gin". To see all of it run, and nothing
-# learned, in a quarter of an hour: HOURS=0.5 STEPS=0.01 GATES=tell.
+# learned, in a quarter of an hour: HOURS=1 STEPS=0.01 GATES=tell.
 # Needs the extras "train", "scores" and "text", fluidsynth and fluid-soundfont-gm; with RECORDINGS apt-get.
 set -euo pipefail
 here="$(cd "$(dirname "$0")/.." && pwd)"
@@ -34,8 +34,11 @@ v2meow prepare --manifest="$work/manifest.jsonl" --out="$work/ds" \
   --streams=video/motion,video/events,audio/pulse,style/words,audio/waveform
 
 train() {  # recipe, run, steps, further arguments
+  local steps shorter=()
+  steps="$(awk "BEGIN { steps = int($3 * ${STEPS:-1} + 0.5); print steps < 10 ? 10 : steps }")"
+  if [ "$steps" -lt "$3" ]; then shorter=(--gin.WARMUP_STEPS=$((steps / 10))); fi
   v2meow train --gin_file="recipes/$1.gin" "${hardware[@]}" --gin.MODEL_DIR="\"$work/runs/$2\"" \
-    --gin.DATASET_DIR="\"$work/ds\"" --gin.TOTAL_STEPS="$(awk "BEGIN { print int($3 * ${STEPS:-1}) }")" "${@:4}"
+    --gin.DATASET_DIR="\"$work/ds\"" --gin.TOTAL_STEPS="$steps" "${shorter[@]}" "${@:4}"
 }
 gate() {
   python "$here/tools/gates.py" "$@" || [ "${GATES:-}" = tell ]
@@ -69,7 +72,8 @@ train small_acoustic acoustic 1600
 report_of decoder pulse acoustic
 gate stage "$work/report/report.json" acoustic
 
-v2meow export --run="$work/runs/decoder" --run="$work/runs/pulse" --run="$work/runs/acoustic" --out="$bundle" \
+[ -e "$bundle/bundle.json" ] || v2meow export --run="$work/runs/decoder" --run="$work/runs/pulse" \
+  --run="$work/runs/acoustic" --out="$bundle" \
   --name="v2meow_jax bach" --dtype=float16 --licence="CC-BY-NC-SA-4.0" \
   --sampling='{"pulse": {"temperature": 0.9}, "acoustic": {"temperature": 0.9, "top_k": 100}}' \
   --provenance="music21's corpus (${STYLES:-bach,corelli,joplin}) played by FluidSynth with FluidR3"

@@ -131,6 +131,7 @@ def test_what_stirs_in_a_still_picture_is_marked_too():
   before = ENTRY.rebuild(earlier, {})
   assert isinstance(before, EventEncoder)
   assert registry.same(before.identity, earlier) and not registry.same(ENCODER.identity, earlier)
+  assert not registry.same(ENCODER.identity, {'encoder': 'events'})  # damaged
   assert before.floor == 1 / 200 and ENTRY.rebuild(ENCODER.identity, {}) == ENCODER
   found = before.measure(small)[:, 1]
   assert found.max() < 0.6 * strength

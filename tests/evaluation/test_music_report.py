@@ -66,12 +66,17 @@ def test_truth_controls_and_flags(measured):
   assert rows['tonality']['ways']['noise']['value'] == pytest.approx(6.36, abs=0.2)
   # One of our six is silent, the others are pieces of the eight of the truth.
   span = rows['silence']['range']
-  assert span == {'low': 0, 'high': 0, 'inside': pytest.approx(5 / 6)}
+  assert span == {'low': 0, 'high': 0, 'inside': pytest.approx(5 / 6), 'truth': 1}
   truth = [evaluated_figure(measured[0] / 'reference', n, 'pulse') for n in range(8)]
   low, high = np.percentile(truth, (5, 95))
   ours = [*truth[:5], 0]
   assert rows['pulse']['range'] == pytest.approx(
-    {'low': low, 'high': high, 'inside': np.mean([low <= value <= high for value in ours])}
+    {
+      'low': low,
+      'high': high,
+      'inside': np.mean([low <= value <= high for value in ours]),
+      'truth': 0.75,  # without the first and the last of eight
+    }
   )
   assert any('FAD-infinity' in note for note in report['notes'])
   assert set(report['pieces']) == {f'p{n}' for n in range(6)}

@@ -54,7 +54,8 @@ def test_silence_has_no_key():
   noise = 1e-5 * np.random.default_rng(0).standard_normal(paused.shape).astype(np.float32)
   assert features.hear(paused + noise, RATE).figures['key_stability'] > 0.8
   assert np.isnan(features.hear(noise, RATE).figures['key_stability'])
-  assert np.isnan(features.hear(0 * noise, RATE).figures['tempo_stability'])
+  assert features.hear(paused + noise, RATE).figures['tempo_stability'] > 0.9
+  assert np.isnan(features.hear(noise, RATE).figures['tempo_stability'])
 
 
 @pytest.mark.parametrize('interval', [0.4, 0.75])

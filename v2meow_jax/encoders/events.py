@@ -143,7 +143,8 @@ class EventEncoder:
 
 def _essence(identity: Mapping[str, Any]) -> dict[str, Any]:
   """The identity; earlier versions named no floor, and had a higher one."""
-  return {**identity, 'config': {'floor': 1 / 200} | identity['config']}
+  config = identity.get('config')
+  return {**identity, 'config': {'floor': 1 / 200} | config if isinstance(config, dict) else config}
 
 
 ENTRY = Entry(

@@ -19,7 +19,7 @@ EMBEDDING_SECONDS = 5.0
 BANDS = 24  # mel bands of the vectors
 SILENT = 1e-3  # RMS, -60 dB of full scale
 LEVEL = -23.0  # LUFS (EBU R 128) that sounds are brought to: what is generated is made louder than music lies
-VERSION = 3  # of what is kept on disk
+VERSION = 4  # of what is kept on disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +90,9 @@ def hear(audio: Float[np.ndarray, 'samples channels'], sample_rate: int) -> Hear
     'tempo': tempo,
   }
   chroma = chroma_of(power)
-  figures['key_stability'] = stability.key(chroma, sounding(power), RATE / HOP)
-  figures['tempo_stability'] = stability.tempo(flux, RATE / HOP)
+  sounds = sounding(power)
+  figures['key_stability'] = stability.key(chroma, sounds, RATE / HOP)
+  figures['tempo_stability'] = stability.tempo(flux, sounds, RATE / HOP)
   vectors, rows = vectors_of(power, chroma, flux)
   figures['repetition'] = repetition(rows)
   mean = chroma.sum(0)

@@ -314,8 +314,10 @@ def tell(report: dict[str, Any]) -> list[str]:
     lines.append(f'{row["metric"]:<{width}}{cells}' + (f'  ! {row["flag"]}' if row['flag'] else ''))
   for row in report['table']:
     if 'range' in row:
-      low, high, inside = (row['range'][key] for key in ('low', 'high', 'inside'))
-      told = f"nine tenths of the truth's pieces within {low:.3g} .. {high:.3g}, {inside:.0%} of ours"
+      low, high, inside, own = (row['range'][key] for key in ('low', 'high', 'inside', 'truth'))
+      told = (
+        f"within the truth's 5-95 %, {low:.3g} .. {high:.3g}: {inside:.0%} of ours, {own:.0%} of the truth"
+      )
       lines.append(f'{row["metric"]}: {told}')
   return lines + report['notes']
 

@@ -135,7 +135,7 @@ def _within(row: Mapping[str, Any]) -> str:
   told = row['range']
   return (
     f"<small>truth's 5–95%: {number(told['low'])} … {number(told['high'])}</small>"  # noqa: RUF001
-    f'<small>{told["inside"]:.0%} of made within</small>'
+    f'<small>{told["inside"]:.0%} of made within, {told["truth"]:.0%} of the truth</small>'
   )
 
 

@@ -29,17 +29,23 @@ def key(chroma: Float[np.ndarray, 'frames 12'], sounds: Bool[np.ndarray, ' frame
   return float(np.mean(found)) if len(found) > 1 else float('nan')
 
 
-def tempo(flux: Float[np.ndarray, ' frames'], rate: float) -> float:
+def tempo(flux: Float[np.ndarray, ' frames'], sounds: Bool[np.ndarray, ' frames'], rate: float) -> float:
   """Share of windows whose flux repeats after the whole piece's interval, or after twice or half of it.
 
   The interval is the lag of the greatest autocorrelation at `LAGS`, the same within `NEAR`. One that is drawn
-  at random agrees in about a fifth of all windows.
+  at random agrees in a fifth of all windows; of a short piece in more, as each window is part of the whole.
+
+  Args:
+    flux: rise of the spectrum from frame to frame.
+    sounds, rate: as of `key`.
 
   Returns:
-    0 to 1; NaN where fewer than two windows have any attack.
+    0 to 1; NaN where fewer than two windows sound and have any attack.
   """
-  whole = _interval(flux, rate)
-  parts = [_interval(flux[part], rate) for part in _windows(len(flux), rate)]
+  heard = flux * sounds
+  whole = _interval(heard, rate)
+  windows = [part for part in _windows(len(heard), rate) if sounds[part].mean() >= 0.5]
+  parts = [_interval(heard[part], rate) for part in windows]
   found = [_same(part, whole) for part in parts if part is not None and whole is not None]
   return float(np.mean(found)) if len(found) > 1 else float('nan')
 

@@ -47,10 +47,10 @@ def figures(rows: Sequence[Measured], names: Sequence[str]) -> dict[str, Estimat
 
 
 def ranges(made: Sequence[Measured], truth: Sequence[Measured]) -> dict[str, dict[str, float]]:
-  """By name of `features.FIGURES`: where nine tenths of the truth's pieces lie, and how many of ours.
+  """By name of `features.FIGURES`: the truth's 5th and 95th percentile, `low` and `high`, and who is between.
 
-  `low` and `high` are the truth's 5th and 95th percentile, `inside` the share of `made` between them. What is
-  measured of no piece of either is left out.
+  `inside` is the share of `made`, `truth` the share of the truth itself, which is below nine tenths where
+  pieces are few. What is measured of no piece of either is left out.
   """
   found = {}
   for name in features.FIGURES:
@@ -58,7 +58,8 @@ def ranges(made: Sequence[Measured], truth: Sequence[Measured]) -> dict[str, dic
     ours, theirs = ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
     if len(ours) and len(theirs):
       low, high = np.percentile(theirs, (5, 95)).tolist()
-      found[name] = {'low': low, 'high': high, 'inside': float(np.mean((low <= ours) & (ours <= high)))}
+      inside, own = (float(np.mean((low <= rows) & (rows <= high))) for rows in (ours, theirs))
+      found[name] = {'low': low, 'high': high, 'inside': inside, 'truth': own}
   return found
 
 

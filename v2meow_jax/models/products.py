@@ -95,7 +95,8 @@ def _turned(x: Float[Array, 'n i']) -> Float[Array, 'i n']:
   """`x.T`, written out.
 
   A transpose alone is taken for another way of reading, whatever stands behind it; the result of a loop whose
-  rounds are not known before it runs (it is one, or of what begins with NaN two) is what it is.
+  rounds are not known before it runs (it is one, or of what begins with NaN two) is what it is. A loop has no
+  gradient in reverse: on CPUs products of bfloat16 have no second one.
   """
   rounds = 1 + (x[0, 0] != x[0, 0]).astype(jnp.int32)
   start = jnp.int32(0), jnp.zeros(x.shape[::-1], x.dtype)
