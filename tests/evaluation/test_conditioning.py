@@ -105,6 +105,22 @@ def test_places_are_what_they_say():
   assert again.choose(24) == chosen and again.other(chosen[5]) == places.other(chosen[5])
 
 
+def test_anothers_condition_stands_where_the_own_one_did():
+  """An alignment that no crop has would be what the stage is judged by, and not the condition."""
+  events = Stream('video/events', 'embedding', Fraction(10), 1)
+  stage = Stage('semantic', (Condition(VIDEO), Condition(events, placement='aligned')), Target(TOKENS), 4)
+  data, moved = Data(), 0
+  places = conditioning.Places(data, stage, seed=3)
+  for crop in places.choose(12):
+    one, two = (conditioning.read(data, stage.streams, at, 4) for at in (crop, places.other(crop)))
+    assert one['video/events/offset'] == one['audio/semantic/offset']  # in step
+    changed = conditioning.exchanged(one, two, ['video/events'])
+    np.testing.assert_array_equal(changed['video/events'], two['video/events'])
+    assert changed['video/events/offset'] == changed['audio/semantic/offset']
+    moved += one['video/events/offset'] != two['video/events/offset']
+  assert moved > 3  # or else nothing is shown
+
+
 def test_a_single_short_track_has_no_others(monkeypatch):
   data = Data(tracks=1, seconds=4.0)
   data.clips = data.clips[:1]

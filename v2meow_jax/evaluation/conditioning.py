@@ -28,7 +28,7 @@ from v2meow_jax.streams import Stream, crop_all
 
 OTHERS = ('shifted', 'moment', 'track', 'none')
 PLACES = 5  # parts of a crop
-VERSION = 1  # of scores that are kept
+VERSION = 2  # of scores that are kept
 _DISTANT = 0.75  # of a crop: least distance of another moment
 
 
@@ -201,13 +201,17 @@ def remembered(
 
 
 def exchanged(example: dict, other: dict | None, streams: Sequence[str]) -> dict:
-  """The example with conditions of another, or with none."""
+  """The example with conditions of another, or with none.
+
+  They stand where the example's own did, to less than an element: streams of one rate are in step with each
+  other in every crop, and a stage that is told otherwise fails for that alone.
+  """
   changed = dict(example)
   for name in streams:
     if other is None:
       changed[f'{name}/mask'] = np.zeros_like(example[f'{name}/mask'])
     else:
-      changed |= {key: other[key] for key in (name, f'{name}/mask', f'{name}/offset')}
+      changed |= {key: other[key] for key in (name, f'{name}/mask')}
   return changed
 
 
