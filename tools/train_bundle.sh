@@ -75,7 +75,8 @@ gate stage "$work/report/report.json" acoustic
 [ -e "$bundle/bundle.json" ] || v2meow export --run="$work/runs/decoder" --run="$work/runs/pulse" \
   --run="$work/runs/acoustic" --out="$bundle" \
   --name="v2meow_jax bach" --dtype=float16 --licence="CC-BY-NC-SA-4.0" \
-  --sampling='{"pulse": {"temperature": 0.9, "guidance": [["video", 2.0]]}, "acoustic": {"temperature": 0.9, "top_k": 100}}' \
+  --sampling='{"pulse": {"temperature": 0.9, "guidance": [["video", 2.0], ["style", 3.0]]},
+    "acoustic": {"temperature": 0.9, "top_k": 100, "guidance": [["style", 3.0]]}}' \
   --provenance="music21's corpus (${STYLES:-bach,corelli,joplin}) played by FluidSynth with FluidR3"
 v2meow evaluate --bundle="$bundle" "$work/held_out/video"/* --seconds=10 --out="$work/report_films"
 gate music "$work/report_films/report.json"
