@@ -80,11 +80,11 @@ class Ear:
 
 
 def made(
-  pipeline: Pipeline, films: list, prompt: str | None, count: int, at_once: int, scale: float
+  pipeline: Pipeline, films: list, prompt: str | None, count: int, at_once: int, scale: float | None
 ) -> Iterator:
   """What is heard of `count` pieces for a prompt."""
   sampling = pipeline.sampling
-  if prompt and scale != 1:
+  if prompt and scale is not None:
     sampling = {
       stage: dataclasses.replace(drawn, guidance=tuple((dict(drawn.guidance) | {'style': scale}).items()))
       for stage, drawn in sampling.items()
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--pieces', type=int, default=24, help='that are made for each word')
   parser.add_argument('--true', type=int, default=1500, help='true pieces that are heard at most')
   parser.add_argument('--rows', type=int, default=8, help='pieces that are made at once')
-  parser.add_argument('--guidance', type=float, default=1.0, help='by the words, in every stage')
+  parser.add_argument('--guidance', type=float, help="by the words, in every stage; the bundle's by default")
   parser.add_argument('--workers', type=int, default=2)
   parser.add_argument('--json', type=pathlib.Path)
   args = parser.parse_args(argv)
@@ -118,7 +118,7 @@ def main(argv: list[str]) -> int:
   with workers.pool(args.workers) as pool, terminal.Progress() as progress:
     pieces = list(progress.track(pool.map(true_piece, rows), len(rows), 'true pieces'))
   pipeline = Pipeline.load(args.bundle, rows=args.rows)
-  plain = list(made(pipeline, args.films, None, args.pieces, args.rows, 1.0))
+  plain = list(made(pipeline, args.films, None, args.pieces, args.rows, None))
   table = []
   print(f'{"word":<20}{"true":>8}{"with it":>10}{"another":>10}{"none":>8}   with it less another')
   for attribute, words in ATTRIBUTES.items():

@@ -3,7 +3,7 @@
 # acoustic stage. Resumable: run it again after any interruption.
 #   tools/train_bundle.sh WORK_FOLDER BUNDLE_FOLDER
 # On two CPU cores that did other work too: an hour and three quarters for 24 hours of music with their films, codec an
-# hour, its decoder 18 minutes, pulse 34, acoustic 53; 6 GB of disk. The scores to be expected are those of
+# hour, its decoder 18 minutes, pulse 30, acoustic an hour and a half; 6 GB of disk. The scores to be expected are those of
 # data/bach/README.md. Between the parts stand gates (tools/gates.py); one that fails ends it, unless GATES=tell.
 # More of it, or on a GPU: HOURS=60 STYLES=bach,corelli,haydn,mozart STEPS=10 (times the recipes' steps) RECORDINGS=2
 # (variations of the tracks of data/tiny) HARDWARE="--gin_file=hardware/gpu_1.gin". To see all of it run, and nothing
@@ -68,7 +68,7 @@ train small_pulse pulse 1200
 report_of decoder pulse
 gate stage "$work/report/report.json" pulse
 
-train small_acoustic acoustic 1600
+train small_acoustic acoustic 2800
 report_of decoder pulse acoustic
 gate stage "$work/report/report.json" acoustic
 
