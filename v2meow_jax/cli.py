@@ -50,8 +50,8 @@ def main(argv: list[str] | None = None) -> int:
   from v2meow_jax import terminal
 
   def command(arguments: list[str]) -> int | None:
-    # What is imported stays. Looked through for cycles again and again it takes a seventh of a command's start,
-    # and at its end a third of a second.
+    # What is imported stays. To look through it for cycles, again and again, takes a seventh of a
+    # command's start, and at its end a third of a second.
     gc.disable()
     try:
       module = importlib.import_module(f'v2meow_jax.commands.{argv[0].replace("-", "_")}')
