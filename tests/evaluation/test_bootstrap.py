@@ -64,4 +64,6 @@ def test_the_number_needed_is_that_of_the_power_of_a_t_test():
   edge = scipy.stats.t.ppf(0.975, count - 1)
   power = 1 - scipy.stats.nct.cdf(edge, count - 1, effect * math.sqrt(count))
   assert power == pytest.approx(0.8, abs=0.02)
+  hardly = bootstrap.needed(np.array([1.0, -1.0, 1e-16]))  # more than an integer of 64 bits holds
+  assert isinstance(hardly, float) and hardly > 2.0**64
   assert bootstrap.needed(np.zeros(4)) == math.inf and math.isnan(bootstrap.needed(np.ones(1)))

@@ -110,7 +110,7 @@ def needed(differences: Float[np.ndarray, ' n'], power: float = 0.8) -> float:
   if middle == 0:
     return math.inf
   reach = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(power)
-  return max(2.0, math.ceil((reach * deviation / middle) ** 2))
+  return max(2.0, float(np.ceil((reach * deviation / middle) ** 2)))
 
 
 def jackknife(
