@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from fractions import Fraction
 
 import numpy as np
@@ -118,6 +119,20 @@ def test_what_a_list_names_is_never_read(directory, tmp_path, line, left):
   settings = {'dataset_dir': str(directory), 'streams': (SLOW,), 'crop_seconds': Fraction(5), 'batch_size': 2}
   plain, less = ClipBatches(**settings), ClipBatches(**settings, reading=Reading(exclude=str(path)))
   assert plain.fingerprint() != less.fingerprint()
+
+
+def test_streams_that_are_not_read_may_be_added(directory, tmp_path):
+  copy = shutil.copytree(directory, tmp_path / 'ds')
+  settings = {'dataset_dir': str(copy), 'crop_seconds': Fraction(5), 'batch_size': 2}
+  before = ClipBatches(**settings, streams=(SLOW,)).fingerprint()
+  told = json.loads((copy / 'streams.json').read_text())
+  (copy / 'streams.json').write_text(
+    json.dumps(told | {'audio/new': told[SLOW.name] | {'name': 'audio/new'}})
+  )
+  assert ClipBatches(**settings, streams=(SLOW,)).fingerprint() == before
+  told[SLOW.name]['made_by'] = {'encoder': 'another'}
+  (copy / 'streams.json').write_text(json.dumps(told))
+  assert ClipBatches(**settings, streams=(SLOW,)).fingerprint() != before
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,9 @@ class ClipBatches:
     return 1 - float(self._source.covered().mean()) / float(self.crop_seconds)
 
   def fingerprint(self) -> str:
-    """A hash of the clip table and of what made the streams."""
-    excluded = self.reading.exclude
-    return fingerprint(self.dataset_dir) + (f'-{exclusion.digest(excluded)}' if excluded else '')
+    """A hash of the clip table and of what made the streams that are read; others may be added."""
+    excluded, names = self.reading.exclude, [stream.name for stream in self.streams]
+    return fingerprint(self.dataset_dir, names) + (f'-{exclusion.digest(excluded)}' if excluded else '')
 
   def start(self, position: int, rows: Sequence[int] | None = None) -> Iterator[dict[str, np.ndarray]]:
     """Batches from example number `position` on, without end; of each the given rows, or all."""

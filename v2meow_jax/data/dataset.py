@@ -9,7 +9,7 @@ DIR/rejected.jsonl         rows and streams that could not be prepared, with the
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -49,10 +49,11 @@ def read_streams(directory: epath.PathLike) -> dict[str, dict]:
     return entries
 
 
-def fingerprint(directory: epath.PathLike) -> str:
-  """A hash of the clip table and of `streams.json`, without where the media lies."""
+def fingerprint(directory: epath.PathLike, names: Collection[str] | None = None) -> str:
+  """A hash of the clip table and of the named streams' descriptions, or all, without where the media lies."""
+  streams = {name: entry for name, entry in read_streams(directory).items() if names is None or name in names}
   digest = hashlib.sha256(table.digest(directory).encode())
-  digest.update(json.dumps(read_streams(directory), sort_keys=True).encode())
+  digest.update(json.dumps(streams, sort_keys=True).encode())
   return digest.hexdigest()[:16]
 
 
