@@ -20,6 +20,7 @@ TOKENS = Card(
 OTHER_VIDEO = 'made, another video'
 OTHER_PROMPT = 'made, another prompt'
 FIT = 0.8  # R^2 below which an extrapolation is not to be used
+MANY = 1e6  # pieces beyond which it is not told how many would show a difference
 
 
 def measure(
@@ -296,7 +297,7 @@ def _note_following(own: list[dict[str, float]], other: list[dict[str, float]], 
     low, high = told.interval
     sure = 'its own more' if low > 0 else 'another more' if high < 0 else 'neither more'
     count = bootstrap.needed(difference[np.isfinite(difference)])
-    more = f'; {count:.0f} pieces would show such a difference' if np.isfinite(count) else ''
+    more = f'; {count:.0f} pieces would show such a difference' if count < MANY else ''
     notes.append(
       f'{name} under its own video less under another: {told.value:.3f} [{low:.3f}, {high:.3f}], {sure}{more}'
     )
