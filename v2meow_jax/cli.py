@@ -50,12 +50,13 @@ def main(argv: list[str] | None = None) -> int:
   from v2meow_jax import terminal
 
   def command(arguments: list[str]) -> int | None:
-    # What is imported stays. To look through it for cycles, again and again, takes a seventh of a
-    # command's start, and at its end a third of a second.
+    # What is imported stays. To look through it for cycles, again and again, slows a command's start, and takes
+    # a third of a second at its end.
     gc.disable()
     try:
       module = importlib.import_module(f'v2meow_jax.commands.{argv[0].replace("-", "_")}')
     finally:
+      gc.freeze()
       gc.enable()
     atexit.register(gc.freeze)
     return module.main(arguments)
