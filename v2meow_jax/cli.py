@@ -50,8 +50,8 @@ def main(argv: list[str] | None = None) -> int:
   from v2meow_jax import terminal
 
   def command(arguments: list[str]) -> int | None:
-    # What is imported stays. To look through it for cycles, again and again, slows a command's start, and takes
-    # a third of a second at its end.
+    # What is imported stays. To look through it for cycles, again and again, slows a command's start and
+    # takes a third of a second at its end.
     gc.disable()
     try:
       module = importlib.import_module(f'v2meow_jax.commands.{argv[0].replace("-", "_")}')
