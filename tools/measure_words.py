@@ -84,7 +84,7 @@ def made(
 ) -> Iterator:
   """What is heard of `count` pieces for a prompt."""
   sampling = pipeline.sampling
-  if prompt and scale is not None:
+  if scale is not None:
     sampling = {
       stage: dataclasses.replace(drawn, guidance=tuple((dict(drawn.guidance) | {'style': scale}).items()))
       for stage, drawn in sampling.items()

@@ -103,11 +103,13 @@ def render(analysis: Analysis, config: VisualizerConfig) -> Iterator[np.ndarray]
       index = ((place + float(0.3 * chord[i])) * 256).astype(np.int32) & 255
       return np.clip(colours[index] * (lit * float(level[i]))[..., None], 0, 255)
 
-    behind, where = picture(start, 0.0), view.subject(*size)
+    where = view.subject(*size)
+    behind = None if where is None else picture(start, 0.0)
     for i in range(start, end):
       small = picture(i, float(pulse[i]))
-      small = (small if where is None else behind + where * (small - behind)).astype(np.uint8)
-      yield small.repeat(PIXEL, 0).repeat(PIXEL, 1)[: config.height, : config.width]
+      if where is not None:
+        small = behind + where * (small - behind)
+      yield small.astype(np.uint8).repeat(PIXEL, 0).repeat(PIXEL, 1)[: config.height, : config.width]
 
 
 @dataclasses.dataclass
