@@ -3,38 +3,50 @@
     python tools/bench_codec.py [--codecs=dac_16k,encodec_24k] [--threads=2]
     python tools/bench_codec.py --no_peer [--recipes=soundstream_24k,magnitude_24k]
 
-The peer needs torch and transformers. Ratios are of medians in one run in float32, the two in turn; FLOP/s
-are the compiler's count of our program (loops over time once) over our time, beside a product of two square
-matrices.
+The peer needs torch and transformers. Ours runs as a command does, the peer as it comes, in a process of
+its own. Ratios are of medians in one run in float32, the two in turn; FLOP/s are the compiler's count of
+our program (loops over time once) over our time, beside a product of two square matrices.
 """
 
 import argparse
+import functools
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import recipes
 import timing
 
-from v2meow_jax import errors
+from v2meow_jax import errors, runtime, workers
 from v2meow_jax.codec import published
 from v2meow_jax.codec.codec import Codec
 
 
-def seconds(run) -> float:
+def seconds(run: Callable[[], object]) -> float:
   """Time of a call."""
   began = time.perf_counter()
   run()
   return time.perf_counter() - began
 
 
-def in_turn(ours, theirs, repeats: int) -> tuple[float, float]:
-  """Medians of both, after one call each that is not counted."""
-  ours()
-  theirs()
-  times = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
-  return statistics.median(t for t, _ in times), statistics.median(t for _, t in times)
+@functools.lru_cache(1)
+def theirs(name: str, batch: int, length: int, threads: int) -> dict[str, Callable[[], object]]:
+  """The peer's ways, of the weights and the signal that ours have."""
+  import codec_parity
+  import torch
+
+  torch.set_num_threads(threads)
+  model, _, settings = codec_parity.make(name, small=False)
+  x = codec_parity.sound(np.random.default_rng(0), batch, length * settings['sampling_rate'])
+  return codec_parity.theirs_apart(model, x)
+
+
+def peer_seconds(way: str, *about: Any) -> float:
+  """Time of one of the peer's calls; `about` is what `theirs` takes."""
+  return seconds(theirs(*about)[way])
 
 
 def ways(codec: Codec, audio: np.ndarray) -> dict:
@@ -67,20 +79,23 @@ def beside_transformers(args: argparse.Namespace, peak: float) -> None:
   """Published codecs."""
   try:
     import codec_parity
-    import torch
   except ImportError as error:
     raise errors.ConfigError('the peer needs torch and transformers; --no_peer leaves it out') from error
-  torch.set_num_threads(args.threads)
-  for name in args.codecs.split(','):
-    model, arrays, settings = codec_parity.make(name, small=False)
-    codec = Codec(*published.convert(arrays, settings))
-    for batch, length in ((1, 10), (4, 3)):
-      x = codec_parity.sound(np.random.default_rng(0), batch, length * codec.sample_rate)
-      peers = codec_parity.theirs_apart(model, x)
-      for way, (run, flops) in ways(codec, x.numpy().transpose(0, 2, 1)).items():
-        mine, other = in_turn(run, peers[way], args.repeats)
-        row = told(name, way, (batch, length), mine, flops, peak)
-        timing.tell(row | {'transformers_s': other, 'ratio': other / mine}, args.json)
+  with workers.pool(1) as peer:
+    for name in args.codecs.split(','):
+      _, arrays, settings = codec_parity.make(name, small=False)
+      codec = Codec(*published.convert(arrays, settings))
+      for batch, length in ((1, 10), (4, 3)):
+        x = codec_parity.sound(np.random.default_rng(0), batch, length * codec.sample_rate)
+        for way, (run, flops) in ways(codec, x.numpy().transpose(0, 2, 1)).items():
+          about = way, name, batch, length, args.threads
+          # In turn, after one call each that is not counted.
+          times = [
+            (seconds(run), peer.submit(peer_seconds, *about).result()) for _ in range(args.repeats + 1)
+          ]
+          mine, other = (statistics.median(each) for each in zip(*times[1:], strict=True))
+          row = told(name, way, (batch, length), mine, flops, peak)
+          timing.tell(row | {'transformers_s': other, 'ratio': other / mine}, args.json)
 
 
 def alone(args: argparse.Namespace, peak: float) -> None:
@@ -105,6 +120,7 @@ def main() -> int:
   parser.add_argument('--repeats', type=int, default=5)
   parser.add_argument('--json', help='a file to which rows are appended')
   args = parser.parse_args()
+  runtime.begin()
   try:
     (alone if args.no_peer else beside_transformers)(args, timing.product_flops())
   except errors.InputError as error:

@@ -5,11 +5,14 @@
 Ours is the whole loop that generation runs (embedding, layers, heads, drawing) for a crop of the longest
 context; a step's time is the difference of runs that end after few and after many steps. The peer's (torch
 and transformers) is its forward pass and drawing, with its own growing cache. Both draw from the likeliest
-100. The limit is what no step can undercut: on a CPU the layers' products alone, at their own shapes and each
-with its own weights; elsewhere reading weights and cache once at the speed at which an array is summed.
+100. Ours runs as a command does, the peer as it comes, in a process of its own. The limit is what no step
+can undercut: on a CPU the layers' products alone, at their own shapes and each with its own weights;
+elsewhere reading weights and cache once at the speed at which an array is summed.
 """
 
 import argparse
+import concurrent.futures
+import functools
 import statistics
 import sys
 import time
@@ -20,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from v2meow_jax import errors
+from v2meow_jax import errors, runtime, workers
 from v2meow_jax.generation import decode
 from v2meow_jax.models.products import product
 from v2meow_jax.models.stage_model import StageModel
@@ -69,7 +72,8 @@ def ours(model: StageModel, params, batch: int, context: int, sampling: Sampling
   return run
 
 
-def theirs(args: argparse.Namespace, dtype: str, longest: int):
+@functools.lru_cache(1)
+def theirs(layers: int, width: int, heads: int, mlp: int, longest: int, dtype: str):
   """The peer, of random weights."""
   try:
     import torch
@@ -77,16 +81,17 @@ def theirs(args: argparse.Namespace, dtype: str, longest: int):
   except ImportError as error:
     raise errors.ConfigError('the peer needs torch and transformers; --no_peer leaves it out') from error
   config = MusicgenDecoderConfig(
-    vocab_size=CODES, num_codebooks=LEVELS, num_hidden_layers=args.layers, hidden_size=args.width,
-    num_attention_heads=args.heads, ffn_dim=args.mlp, max_position_embeddings=longest + MANY + 4,
+    vocab_size=CODES, num_codebooks=LEVELS, num_hidden_layers=layers, hidden_size=width,
+    num_attention_heads=heads, ffn_dim=mlp, max_position_embeddings=longest + MANY + 4,
   )  # fmt: skip
   torch.manual_seed(0)
   place = 'cuda' if torch.cuda.is_available() else 'cpu'
   return MusicgenForCausalLM(config).eval().to(place, getattr(torch, dtype))
 
 
-def peer_seconds(model, batch: int, context: int, top_k: int) -> float:
-  """Time of one of the peer's steps."""
+def peer_seconds(sizes: tuple, batch: int, context: int, top_k: int) -> float:
+  """Time of one of the peer's steps; `sizes` are what `theirs` takes."""
+  model = theirs(*sizes)
   import torch
 
   def drawn(logits):
@@ -147,25 +152,32 @@ def main() -> int:
   parser.add_argument('--no_peer', action='store_true')
   parser.add_argument('--json', help='a file to which rows are appended')
   args = parser.parse_args()
+  runtime.begin()
+  try:
+    with workers.pool(1) as peer:
+      measure(args, None if args.no_peer else peer)
+  except errors.InputError as error:
+    print(f'bench_decode: {error}', file=sys.stderr)
+    return 2
+  return 0
+
+
+def measure(args: argparse.Namespace, peer: concurrent.futures.Executor | None) -> None:
+  """All rows."""
   contexts = [int(each) for each in args.contexts.split(',')]
   sampling = Sampling(top_k=args.top_k)
   for dtype in args.dtypes.split(','):
-    try:
-      other = None if args.no_peer else theirs(args, dtype, max(contexts))
-    except errors.InputError as error:
-      print(f'bench_decode: {error}', file=sys.stderr)
-      return 2
     model, params = build(args, dtype, max(contexts))
+    sizes = args.layers, args.width, args.heads, args.mlp, max(contexts), dtype
     for batch in map(int, args.batches.split(',')):
       for context in contexts:
         mine = step_seconds(ours(model, params, batch, context, sampling), args.repeats)
         row = {'dtype': dtype, 'batch': batch, 'context': context, 'top_k': args.top_k, 'ours_ms': 1e3 * mine}
         row |= {'limit_ms': 1e3 * limit(model, params, batch, context), 'steps_a_second': 1 / mine}
-        if other is not None:
-          its = peer_seconds(other, batch, context, args.top_k)
+        if peer is not None:
+          its = peer.submit(peer_seconds, sizes, batch, context, args.top_k).result()
           row |= {'musicgen_ms': 1e3 * its, 'ratio': its / mine}
         timing.tell(row, args.json)
-  return 0
 
 
 if __name__ == '__main__':

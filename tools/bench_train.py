@@ -3,8 +3,9 @@
     python tools/bench_train.py --peer=torch                 # 8 layers x 512, length 1,024, batch 4, float32
     python tools/bench_train.py --recipe=v2meow_coarse --hardware=gpu_1 --batch=16     # a recipe's step
 
-Model FLOPs are those of docs/scale.md. Beside them stands a product of two square float32 (on a GPU bfloat16)
-matrices in the same run.
+Ours runs as a command does, the peer as it comes, in a process of its own. Model FLOPs are those of
+docs/scale.md. Beside them stands a product of two square float32 (on a GPU bfloat16) matrices in the same
+run.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import optax
 import recipes
 import timing
 
-from v2meow_jax import errors
+from v2meow_jax import errors, runtime, workers
 from v2meow_jax.models.trainable import StageTrainable
 from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.partitioning import Partitioner
@@ -68,7 +69,7 @@ def ours(trainable: StageTrainable, batch: dict, steps: int) -> float:
   return timing.median_seconds(run, steps, 2)
 
 
-def torch_step(args: argparse.Namespace, trainable: StageTrainable, length: int) -> float:
+def torch_step(config: TransformerConfig, vocabulary: int, batch: int, length: int, steps: int) -> float:
   """Seconds of a step of the same network in plain PyTorch; compiled, in bfloat16, on a GPU."""
   try:
     import torch
@@ -76,7 +77,6 @@ def torch_step(args: argparse.Namespace, trainable: StageTrainable, length: int)
     from torch.nn import functional
   except ImportError as error:
     raise errors.ConfigError('--peer=torch needs PyTorch; pip install torch') from error
-  config, vocabulary = trainable.config, trainable.stage.target.stream.codes
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
   torch.manual_seed(0)
   half = config.width // config.heads // 2
@@ -121,7 +121,7 @@ def torch_step(args: argparse.Namespace, trainable: StageTrainable, length: int)
   model = Model().to(device)
   optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
   forward = torch.compile(model) if device == 'cuda' else model
-  tokens = torch.randint(0, vocabulary, (args.batch, length), device=device)
+  tokens = torch.randint(0, vocabulary, (batch, length), device=device)
 
   def run():
     with torch.autocast(device, torch.bfloat16, enabled=config.dtype == 'bfloat16'):
@@ -132,7 +132,7 @@ def torch_step(args: argparse.Namespace, trainable: StageTrainable, length: int)
     optimizer.zero_grad()
     loss.item()
 
-  return timing.median_seconds(run, args.steps, 2)
+  return timing.median_seconds(run, steps, 2)
 
 
 def measured(args: argparse.Namespace, peak: float) -> dict[str, float | int | str]:
@@ -150,7 +150,9 @@ def measured(args: argparse.Namespace, peak: float) -> dict[str, float | int | s
   if limit:
     row['mfu'] = flops / seconds / jax.device_count() / limit
   if args.peer == 'torch':
-    other = torch_step(args, trainable, length)
+    vocabulary = trainable.stage.target.stream.codes
+    with workers.pool(1) as peer:
+      other = peer.submit(torch_step, trainable.config, vocabulary, args.batch, length, args.steps).result()
     row |= {'torch_ms': 1e3 * other, 'ours_over_torch': seconds / other}
   return row
 
@@ -170,6 +172,7 @@ def main() -> int:
   parser.add_argument('--scan_layers', action='store_true')
   parser.add_argument('--json', help='a file to which rows are appended')
   args = parser.parse_args()
+  runtime.begin()
   try:
     peak = timing.product_flops(jnp.bfloat16 if jax.default_backend() == 'gpu' else jnp.float32)
     while True:

@@ -1,12 +1,14 @@
 """How a command has JAX run networks: compiled programs are kept, and on CPUs memory is used again."""
 
 import ctypes
+import importlib.util
 import os
 
 from v2meow_jax import files, stores
 
 # Parameters of glibc's mallopt(3).
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+GPU_PLUGINS = ('jax_cuda12_plugin', 'jax_cuda13_plugin', 'jax_rocm7_plugin')
 
 
 def set_up(run_dir: str = '') -> None:
@@ -23,18 +25,28 @@ def set_up(run_dir: str = '') -> None:
     use_memory_again()
 
 
+def begin() -> None:
+  """To be called before JAX looks for devices: where it can find nothing but CPUs, memory is used again."""
+  chosen = os.environ.get('JAX_PLATFORMS')
+  plugins = any(map(importlib.util.find_spec, ('libtpu', *GPU_PLUGINS)))
+  if chosen == 'cpu' or not (chosen or plugins):
+    use_memory_again()
+
+
 def use_memory_again() -> None:
   """What the process frees it keeps for its next arrays, instead of giving it back to the system.
 
-  By default glibc asks the system for every array above 32 MiB and gives it back at once, so that
-  each is filled with zeros, a page at a time, before it is written: on CPUs this takes several times as long
-  as an element-wise function of the array. The process stays as large as it was at its largest. Without
-  glibc it does nothing.
+  By default glibc asks the system for every array above 32 MiB and gives it back at once, and each thread
+  has memory of its own, of which it gives back 64 MiB whenever they are free: each page is filled with zeros
+  before it is written, which on CPUs takes several times as long as an element-wise function of the array.
+  The process stays as large as it was at its largest. Threads that have memory of their own keep it, so this
+  comes before JAX begins its. Without glibc it does nothing.
   """
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
   if mallopt is not None:
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, -1)
+    mallopt(M_ARENA_MAX, 1)
 
 
 def _keep_programs(run_dir: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from etils import epath
 
-from v2meow_jax import errors, names, stopping, stores
+from v2meow_jax import errors, names, runtime, stopping, stores
 
 # Between two lines about the same work where the output is no terminal.
 LINE_SECONDS = 30.0
@@ -72,6 +72,7 @@ def _set_up(debug: bool) -> None:
   warnings.formatwarning = lambda message, *rest, **more: f'v2meow: {message}\n'
   if not debug:
     hush()
+  runtime.begin()
 
 
 def hush() -> None:
@@ -92,8 +93,8 @@ def hush() -> None:
     *glob.glob('/dev/vfio/[0-9]*'),
     *(name for name in os.environ if 'TPU_' in name),
   ]
-  gpus = ('jax_cuda12_plugin', 'jax_cuda13_plugin', 'jax_rocm7_plugin')
-  if not tpu and importlib.util.find_spec('libtpu') and not any(map(importlib.util.find_spec, gpus)):
+  found = importlib.util.find_spec
+  if not tpu and found('libtpu') and not any(map(found, runtime.GPU_PLUGINS)):
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 

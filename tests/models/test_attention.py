@@ -108,6 +108,10 @@ def test_decoding_one_element_is_the_last_row_of_the_whole(biased):
     np.testing.assert_allclose(row[:, :, 0], whole[:1, at], atol=1e-5)
 
 
+def rotated(x, positions):
+  return attention.rotate(x, attention.turns(positions, x.shape[-1], x.dtype))
+
+
 def test_rotation_is_a_product_of_complex_numbers():
   x, positions = random(2, 5, 3, 8), 40 * random(2, 5, seed=1)
   pairs = x[..., :4].astype(np.complex128) + 1j * x[..., 4:]
@@ -115,7 +119,7 @@ def test_rotation_is_a_product_of_complex_numbers():
     pairs[..., i] *= np.exp(1j * positions / 10000 ** (2 * i / 8))[:, :, None]
   expected = np.concatenate([pairs.real, pairs.imag], -1)
   # Angles of up to 100 radians in float32.
-  np.testing.assert_allclose(attention.rotate(x, positions), expected, atol=1e-4)
+  np.testing.assert_allclose(rotated(x, positions), expected, atol=1e-4)
 
 
 def test_products_of_rotated_vectors_depend_on_the_difference_of_real_positions_alone():
@@ -123,7 +127,7 @@ def test_products_of_rotated_vectors_depend_on_the_difference_of_real_positions_
   at_q, at_k = 5 * random(1, 6, seed=2), 5 * random(1, 6, seed=3)
 
   def products(shift):
-    return np.sum(attention.rotate(q, at_q + shift) * attention.rotate(k, at_k + shift), -1)
+    return np.sum(rotated(q, at_q + shift) * rotated(k, at_k + shift), -1)
 
   unrotated = np.sum(q * k, -1)
   assert np.abs(products(0) - unrotated).max() > 0.1
@@ -135,7 +139,7 @@ def test_products_of_rotated_vectors_depend_on_the_difference_of_real_positions_
 def test_equal_positions_turn_nothing_against_each_other():
   q, k = random(1, 6, 1, 16), random(1, 6, 1, 16, seed=1)
   at = np.full((1, 6), 12.34, np.float32)
-  turned = np.sum(attention.rotate(q, at) * attention.rotate(k, at), -1)
+  turned = np.sum(rotated(q, at) * rotated(k, at), -1)
   np.testing.assert_allclose(turned, np.sum(q * k, -1), atol=1e-5)  # float32
 
 

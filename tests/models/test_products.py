@@ -102,3 +102,29 @@ def test_kernels_of_layers_are_turned_and_nothing_else():
   assert turned['condition_x']['projection']['kernel'].shape == (4, 2)
   back = layout.transpose_kernels(turned)
   assert jax.tree.map(np.shape, back) == jax.tree.map(np.shape, tree)
+
+
+@pytest.mark.parametrize('first', [1.0, np.nan])
+def test_what_is_written_out_is_what_was_to_be_made(first):
+  x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)), jnp.float32).at[0, 0].set(first)
+  turned, (double, count) = jax.jit(
+    lambda x: (products.written(jnp.transpose, x), products.written(lambda x: (2 * x, jnp.isnan(x).sum()), x))
+  )(x)
+  np.testing.assert_array_equal(turned, np.transpose(x))
+  np.testing.assert_array_equal(double, 2 * x)
+  assert count == np.isnan(first)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_products_have_second_derivatives(dtype):
+  x, kernel, other = (
+    jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+    for seed, shape in enumerate(((5, 3), (3, 4), (3, 4)))
+  )
+  # Of sum((x @ kernel)^2) by the kernel, along another: 2 x.T @ x @ other.
+  slope = jax.grad(lambda kernel: jnp.sum(products.matmul(x, kernel).astype(jnp.float32) ** 2))
+  along = jax.grad(lambda kernel: jnp.sum(slope(kernel).astype(jnp.float32) * other))(kernel)
+  right = 2 * np.asarray(x, float).T @ np.asarray(x, float) @ np.asarray(other, float)
+  np.testing.assert_allclose(
+    np.asarray(along, float), right, rtol=2**-5, atol=0.5 if dtype == 'bfloat16' else 1e-4
+  )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from v2meow_jax import errors
-from v2meow_jax.models.transformer import RMSNorm, Transformer, TransformerConfig
+from v2meow_jax.models.transformer import RMSNorm, Transformer, TransformerConfig, gelu
 
 ROPE = TransformerConfig(layers=2, width=16, heads=2, mlp=24, dropout=0.2)
 RELATIVE = dataclasses.replace(ROPE, positions='relative', time_aligned=False, qk_norm=False)
@@ -113,3 +113,23 @@ def test_normalisation_has_unit_mean_square_in_every_dtype():
     out = RMSNorm().apply({'params': {'scale': jnp.ones(16)}}, jnp.asarray(x, dtype))
     assert out.dtype == dtype
     np.testing.assert_allclose(np.mean(np.square(np.asarray(out, np.float32)), -1), 1, atol=tolerance)
+
+
+def test_cosines_of_positions_are_taken_once_for_all_layers_and_their_gradients():
+  config = dataclasses.replace(ROPE, layers=3, dropout=0)
+
+  def loss(params, x, positions):
+    return jnp.sum(Transformer(config).apply(params, x, positions, PREFIX) ** 2)
+
+  program = jax.jit(jax.grad(loss)).lower(params(config), *inputs()).compile().as_text()
+  assert program.count(' cosine(') == 1
+
+
+def test_gelu_keeps_its_input_alone_and_rounds_once():
+  x = jnp.asarray(np.linspace(-6, 6, 997), jnp.bfloat16)
+  right, slope = jax.vmap(jax.value_and_grad(nn.gelu))(x.astype(jnp.float32))
+  np.testing.assert_array_equal(gelu(x), right.astype(jnp.bfloat16))
+  # Each within half of the last of bfloat16's 8 bits; the gradient's sum is of two rounded terms.
+  np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x).astype(jnp.float32), slope, rtol=2**-7, atol=2**-9)
+  kept = jax.tree.leaves(jax.vjp(gelu, x)[1])
+  assert [leaf.dtype for leaf in kept if leaf.ndim] == [x.dtype]

@@ -4,13 +4,17 @@ There a product reads weights at memory speed only where it is written as one of
 fast only with a float32 result. What each function computes is said in its first line.
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from v2meow_jax import partitioning
+
+Made = TypeVar('Made')
 
 FEW_ROWS = 16  # up to so many a product is bound by reading the weights
 
@@ -92,17 +96,35 @@ def _over_rows(x: Float[Array, '*k n i'], grad: Float[Array, '*k n o']) -> Float
 
 
 def _turned(x: Float[Array, 'n i']) -> Float[Array, 'i n']:
-  """`x.T`, written out.
+  """`x.T`, written out: a transpose alone is taken for another way of reading, whatever stands behind it."""
+  return written(jnp.transpose, x)
 
-  A transpose alone is taken for another way of reading, whatever stands behind it; the result of a loop whose
-  rounds are not known before it runs (it is one, or of what begins with NaN two) is what it is. A loop has no
-  gradient in reverse: on CPUs products of bfloat16 have no second one.
+
+def written(make: Callable[[Array], Made], x: Array) -> Made:
+  """`make(x)`, one array or several, computed once and held in memory, where XLA would let each who reads it
+  compute it again.
+
+  On CPUs barriers are taken away before that is decided. The result of a loop whose rounds are not known
+  before it runs (it is one, or of what begins with NaN two) is what it is.
   """
-  rounds = 1 + (x[0, 0] != x[0, 0]).astype(jnp.int32)
-  start = jnp.int32(0), jnp.zeros(x.shape[::-1], x.dtype)
-  return jax.lax.while_loop(lambda state: state[0] < rounds, lambda state: (state[0] + 1, x.T), start)[1]
+  return _written(make, x)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _written(make: Callable[[Array], Any], x: Array) -> Any:
+  if partitioning.platform() != 'cpu':
+    return jax.lax.optimization_barrier(make(x))
+  first = x[(0,) * x.ndim]
+  rounds = 1 + (first != first).astype(jnp.int32)
+  start = jax.tree.map(lambda made: jnp.zeros(made.shape, made.dtype), jax.eval_shape(make, x))
+  state = jax.lax.while_loop(
+    lambda state: state[0] < rounds, lambda state: (state[0] + 1, make(x)), (jnp.int32(0), start)
+  )
+  return state[1]
+
+
+# A loop has no gradient in reverse; what it makes has.
+_written.defvjp(lambda make, x: (_written(make, x), x), lambda make, x, grad: jax.vjp(make, x)[1](grad))
 _of_bfloat16.defvjp(lambda x, kernel: (_of_bfloat16(x, kernel), (x, kernel)), _of_gradient)
 
 

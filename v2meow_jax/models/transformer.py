@@ -102,6 +102,15 @@ class TransformerConfig:
     return dataclasses.replace(self, scan_layers=False, remat='none')
 
 
+@jax.checkpoint
+def gelu(x: Float[Array, '*n']) -> Float[Array, '*n']:
+  """GELU by its approximation with tanh (Hendrycks and Gimpel 2016), in float32 or wider.
+
+  Of it the gradient keeps `x` alone. In bfloat16 CPUs would round after each of its steps.
+  """
+  return nn.gelu(attention.wide(x)).astype(x.dtype)
+
+
 class RMSNorm(nn.Module):
   """Root-mean-square normalisation with a learned scale (Zhang and Sennrich 2019), in float32."""
 
@@ -136,7 +145,7 @@ class Layer(nn.Module):
     self.down = linear(config.width, ('mlp', 'embed'), small)
     self.dropout = nn.Dropout(config.dropout)
 
-  def _qkv(self, x, positions):
+  def _qkv(self, x, turns):
     shape = (*x.shape[:2], self.config.heads, -1)
     x = self.attention_norm(x)
     q, k, v = (
@@ -145,25 +154,25 @@ class Layer(nn.Module):
     )
     if self.config.qk_norm:
       q, k = self.query_norm(q), self.key_norm(k)
-    if self.config.positions == 'rope':
-      q, k = attention.rotate(q, positions), attention.rotate(k, positions)
+    if turns is not None:
+      q, k = attention.rotate(q, turns), attention.rotate(k, turns)
     return q, k, v
 
   def _finish(self, x, attended, deterministic):
     attended = attended.reshape(*x.shape[:2], -1)
     x = x + self.dropout(self.out(attended), deterministic=deterministic)
     y = self.mlp_norm(x)
-    y = nn.gelu(self.gate(y)) * self.up(y) if self.config.gated else nn.gelu(self.up(y))
+    y = gelu(self.gate(y)) * self.up(y) if self.config.gated else gelu(self.up(y))
     y = self.down(constrain(y, 'batch', 'length', 'mlp'))
     return constrain(x + self.dropout(y, deterministic=deterministic), 'batch', 'length', 'embed')
 
-  def __call__(self, x, positions, prefix: int, bias, deterministic: bool):
-    q, k, v = self._qkv(x, positions)
+  def __call__(self, x, turns, prefix: int, bias, deterministic: bool):
+    q, k, v = self._qkv(x, turns)
     attended = attention.prefix_causal(q, k, v, prefix, bias, self.config.attention)
     return self._finish(x, attended, deterministic), (k, v)
 
-  def step(self, x, positions, cache: LayerCache, count, bias):
-    q, k, v = (jnp.swapaxes(y, 1, 2) for y in self._qkv(x, positions))
+  def step(self, x, turns, cache: LayerCache, count, bias):
+    q, k, v = (jnp.swapaxes(y, 1, 2) for y in self._qkv(x, turns))
     cache = cache_lib.append(cache, (k, v), count)
     attended = attention.decode(q, cache, count + 1, bias)
     return self._finish(x, jnp.swapaxes(attended, 1, 2), True), cache
@@ -209,7 +218,7 @@ class Transformer(nn.Module):
     one = jnp.zeros((1, 1, self.config.width))
     # One example of one element is no work for a kernel, which might not even take it.
     layer = Layer(dataclasses.replace(self.config, attention='xla'), parent=None)
-    return layer.init(rng, one, jnp.zeros((1, 1)), 0, None, True)['params']
+    return layer.init(rng, one, None, 0, None, True)['params']
 
   def _bias(self):
     if self.config.positions != 'relative':
@@ -221,6 +230,12 @@ class Transformer(nn.Module):
       return jnp.moveaxis(table[bucket], -1, 0)
 
     return bias
+
+  def _turns(self, positions):
+    config = self.config
+    if config.positions != 'rope':
+      return None
+    return attention.turns(positions, config.width // config.heads, config.dtype)
 
   def __call__(
     self,
@@ -240,7 +255,7 @@ class Transformer(nn.Module):
     return x, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 1, 2), layers)
 
   def _run(self, x, positions, prefix: int, deterministic: bool, keep: bool):
-    config, bias, cache = self.config, self._bias(), []
+    config, bias, turns, cache = self.config, self._bias(), self._turns(positions), []
     x = constrain(
       self.dropout(x.astype(config.dtype), deterministic=deterministic), 'batch', 'length', 'embed'
     )
@@ -249,7 +264,7 @@ class Transformer(nn.Module):
 
     def run(x, params, key):
       rngs = {} if key is None else {'dropout': key}
-      x, kv = linen.call(self.layer, params, x, positions, prefix, bias, deterministic, rngs=rngs)
+      x, kv = linen.call(self.layer, params, x, turns, prefix, bias, deterministic, rngs=rngs)
       return x, kv if keep else None
 
     if config.remat != 'none':
@@ -272,13 +287,13 @@ class Transformer(nn.Module):
   ) -> tuple[Float[Array, 'batch 1 width'], Cache]:
     """Output of one more element, and the cache with it."""
     x = x.astype(self.config.dtype)
-    bias, new, layers = self._bias(), [], self.layers
+    bias, turns, new, layers = self._bias(), self._turns(positions), [], self.layers
     if self.config.scan_layers:
       layers = [jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(self.config.layers)]
 
     @jax.jit  # all layers are traced as one
     def run(x, params, layer):
-      return linen.call(self.layer, params, x, positions, layer, cache.count, bias, method='step')
+      return linen.call(self.layer, params, x, turns, layer, cache.count, bias, method='step')
 
     for params, layer in zip(layers, cache.layers, strict=True):
       x, layer = run(x, params, layer)
