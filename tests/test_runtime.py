@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from v2meow_jax import runtime
+
 PROGRAM = """
 import resource, sys
 import numpy as np
@@ -32,3 +34,59 @@ def test_memory_that_is_used_again_is_not_asked_of_the_system_again():
     return int(subprocess.run([sys.executable, '-c', PROGRAM, how], capture_output=True, check=True).stdout)
 
   assert faults('again') < 0.1 * faults('not')
+
+
+THREADS = """
+import resource, sys, threading
+import numpy as np
+from v2meow_jax import runtime
+
+if sys.argv[1] == 'again':
+  runtime.use_memory_again()
+
+def fill():
+  np.ones(3 * 2**20)  # 24 MiB, which a thread's own memory has room for
+
+fill()
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+  thread = threading.Thread(target=fill)
+  thread.start()
+  thread.join()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='glibc alone is told')
+def test_threads_use_each_others_memory_again():
+  def faults(how):
+    return int(subprocess.run([sys.executable, '-c', THREADS, how], capture_output=True, check=True).stdout)
+
+  assert faults('again') < 0.1 * faults('not')
+
+
+@pytest.mark.parametrize(
+  ('chosen', 'there', 'tpu', 'left', 'used_again'),
+  [
+    (None, (), False, None, True),
+    ('cpu', ('libtpu', 'jax_cuda12_plugin'), True, 'cpu', True),
+    (None, ('libtpu',), False, 'cpu', True),
+    (None, ('libtpu',), True, None, False),
+    (None, ('jax_cuda12_plugin',), False, None, False),
+    (None, ('libtpu', 'jax_cuda13_plugin'), False, None, False),
+    ('cuda,cpu', (), False, 'cuda,cpu', False),
+  ],
+)
+def test_memory_is_used_again_where_jax_finds_nothing_but_cpus(
+  monkeypatch, chosen, there, tpu, left, used_again
+):
+  monkeypatch.delenv('JAX_PLATFORMS', raising=False)
+  if chosen:
+    monkeypatch.setenv('JAX_PLATFORMS', chosen)
+  asked = []
+  monkeypatch.setattr(runtime, 'use_memory_again', lambda: asked.append(True))
+  monkeypatch.setattr(runtime, '_tpu', lambda: tpu)
+  monkeypatch.setattr(runtime.importlib.util, 'find_spec', lambda name: name in there)
+  runtime.begin()
+  assert runtime.os.environ.get('JAX_PLATFORMS') == left
+  assert bool(asked) == used_again

@@ -33,13 +33,21 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 @functools.lru_cache(1)
-def theirs(name: str, batch: int, length: int, threads: int) -> dict[str, Callable[[], object]]:
-  """The peer's ways, of the weights and the signal that ours have."""
+def made(name: str, threads: int) -> tuple:
+  """What `codec_parity.make` makes, of the same weights in every process."""
   import codec_parity
   import torch
 
   torch.set_num_threads(threads)
-  model, _, settings = codec_parity.make(name, small=False)
+  return codec_parity.make(name, small=False)
+
+
+@functools.lru_cache(1)
+def theirs(name: str, threads: int, batch: int, length: int) -> dict[str, Callable[[], object]]:
+  """The peer's ways, of the weights and the signal that ours have."""
+  import codec_parity
+
+  model, _, settings = made(name, threads)
   x = codec_parity.sound(np.random.default_rng(0), batch, length * settings['sampling_rate'])
   return codec_parity.theirs_apart(model, x)
 
@@ -83,12 +91,12 @@ def beside_transformers(args: argparse.Namespace, peak: float) -> None:
     raise errors.ConfigError('the peer needs torch and transformers; --no_peer leaves it out') from error
   with workers.pool(1) as peer:
     for name in args.codecs.split(','):
-      _, arrays, settings = codec_parity.make(name, small=False)
+      _, arrays, settings = made(name, args.threads)
       codec = Codec(*published.convert(arrays, settings))
       for batch, length in ((1, 10), (4, 3)):
         x = codec_parity.sound(np.random.default_rng(0), batch, length * codec.sample_rate)
         for way, (run, flops) in ways(codec, x.numpy().transpose(0, 2, 1)).items():
-          about = way, name, batch, length, args.threads
+          about = way, name, args.threads, batch, length
           # In turn, after one call each that is not counted.
           times = [
             (seconds(run), peer.submit(peer_seconds, *about).result()) for _ in range(args.repeats + 1)

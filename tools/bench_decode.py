@@ -13,6 +13,7 @@ elsewhere reading weights and cache once at the speed at which an array is summe
 import argparse
 import concurrent.futures
 import functools
+import importlib.util
 import statistics
 import sys
 import time
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from v2meow_jax import errors, runtime, workers
+from v2meow_jax import runtime, workers
 from v2meow_jax.generation import decode
 from v2meow_jax.models.products import product
 from v2meow_jax.models.stage_model import StageModel
@@ -75,11 +76,9 @@ def ours(model: StageModel, params, batch: int, context: int, sampling: Sampling
 @functools.lru_cache(1)
 def theirs(layers: int, width: int, heads: int, mlp: int, longest: int, dtype: str):
   """The peer, of random weights."""
-  try:
-    import torch
-    from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
-  except ImportError as error:
-    raise errors.ConfigError('the peer needs torch and transformers; --no_peer leaves it out') from error
+  import torch
+  from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
+
   config = MusicgenDecoderConfig(
     vocab_size=CODES, num_codebooks=LEVELS, num_hidden_layers=layers, hidden_size=width,
     num_attention_heads=heads, ffn_dim=mlp, max_position_embeddings=longest + MANY + 4,
@@ -153,12 +152,11 @@ def main() -> int:
   parser.add_argument('--json', help='a file to which rows are appended')
   args = parser.parse_args()
   runtime.begin()
-  try:
-    with workers.pool(1) as peer:
-      measure(args, None if args.no_peer else peer)
-  except errors.InputError as error:
-    print(f'bench_decode: {error}', file=sys.stderr)
+  if not args.no_peer and not all(map(importlib.util.find_spec, ('torch', 'transformers'))):
+    print('bench_decode: the peer needs torch and transformers; --no_peer leaves it out', file=sys.stderr)
     return 2
+  with workers.pool(1) as peer:
+    measure(args, None if args.no_peer else peer)
   return 0
 
 

@@ -1,6 +1,7 @@
 """How a command has JAX run networks: compiled programs are kept, and on CPUs memory is used again."""
 
 import ctypes
+import glob
 import importlib.util
 import os
 
@@ -11,6 +12,23 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 GPU_PLUGINS = ('jax_cuda12_plugin', 'jax_cuda13_plugin', 'jax_rocm7_plugin')
 
 
+def begin() -> None:
+  """To be called before JAX looks for devices: where it would find nothing but CPUs, memory is used again."""
+  found = importlib.util.find_spec
+  gpu = any(map(found, GPU_PLUGINS))
+  # libtpu complains at length where there is no TPU, so there it is not looked for.
+  if found('libtpu') and not _tpu() and not gpu:
+    os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+  chosen = os.environ.get('JAX_PLATFORMS')
+  if chosen == 'cpu' or not (chosen or gpu or found('libtpu')):
+    use_memory_again()
+
+
+def _tpu() -> bool:
+  names = glob.glob('/dev/accel*') + glob.glob('/dev/vfio/[0-9]*')
+  return bool(names) or any('TPU_' in name for name in os.environ)
+
+
 def set_up(run_dir: str = '') -> None:
   """To be called once the process knows its devices, before anything is compiled.
 
@@ -18,18 +36,11 @@ def set_up(run_dir: str = '') -> None:
     run_dir: of a run. One on an object store keeps its programs beside its checkpoints, where whichever
       machine it is resumed on finds them.
   """
+  begin()
   _keep_programs(run_dir)
   import jax
 
   if jax.default_backend() == 'cpu':
-    use_memory_again()
-
-
-def begin() -> None:
-  """To be called before JAX looks for devices: where it can find nothing but CPUs, memory is used again."""
-  chosen = os.environ.get('JAX_PLATFORMS')
-  plugins = any(map(importlib.util.find_spec, ('libtpu', *GPU_PLUGINS)))
-  if chosen == 'cpu' or not (chosen or plugins):
     use_memory_again()
 
 

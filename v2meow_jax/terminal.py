@@ -2,8 +2,6 @@
 
 import argparse
 import contextlib
-import glob
-import importlib.util
 import io
 import logging
 import math
@@ -87,15 +85,6 @@ def hush() -> None:
       before(kind, error, trace)
 
   sys.excepthook = hook
-  # libtpu complains at length where there is no TPU, so there it is not looked for.
-  tpu = [
-    *glob.glob('/dev/accel*'),
-    *glob.glob('/dev/vfio/[0-9]*'),
-    *(name for name in os.environ if 'TPU_' in name),
-  ]
-  found = importlib.util.find_spec
-  if not tpu and found('libtpu') and not any(map(found, runtime.GPU_PLUGINS)):
-    os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 
 @contextlib.contextmanager

@@ -139,7 +139,8 @@ def test_a_batch_is_its_examples(kind):
   audio = made.decode(codes)
   for n in range(3):
     assert np.mean(made.encode(sound[n]) == codes[n]) > 0.99  # ties by float32 sums
-    assert relative(made.decode(codes[n]), audio[n]) < 1e-5
+    # float32 sums, in another order for another number of rows.
+    assert relative(made.decode(codes[n]), audio[n]) < 2e-5
 
 
 @pytest.mark.parametrize('kind', SEVERAL)

@@ -115,16 +115,24 @@ def test_what_is_written_out_is_what_was_to_be_made(first):
   assert count == np.isnan(first)
 
 
+@pytest.mark.parametrize('sizes', [(5, 3, 4), (5, 4, 3)])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_products_have_second_derivatives(dtype):
+def test_products_have_second_derivatives(dtype, sizes):
+  rows, inner, outer = sizes
   x, kernel, other = (
     jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
-    for seed, shape in enumerate(((5, 3), (3, 4), (3, 4)))
+    for seed, shape in enumerate(((rows, inner), (inner, outer), (inner, outer)))
   )
-  # Of sum((x @ kernel)^2) by the kernel, along another: 2 x.T @ x @ other.
-  slope = jax.grad(lambda kernel: jnp.sum(products.matmul(x, kernel).astype(jnp.float32) ** 2))
-  along = jax.grad(lambda kernel: jnp.sum(slope(kernel).astype(jnp.float32) * other))(kernel)
-  right = 2 * np.asarray(x, float).T @ np.asarray(x, float) @ np.asarray(other, float)
+
+  def along(x, kernel):
+    """The slope of sum((x @ kernel)^2) by the kernel, along another: sum(2 (x @ kernel) * (x @ other))."""
+    square = lambda kernel: jnp.sum(products.matmul(x, kernel).astype(jnp.float32) ** 2)  # noqa: E731
+    return jnp.sum(jax.grad(square)(kernel).astype(jnp.float32) * other)
+
+  by_x, by_kernel = jax.grad(along, (0, 1))(x, kernel)
+  x, kernel, other = (np.asarray(array, float) for array in (x, kernel, other))
+  bound = 0.5 if dtype == 'bfloat16' else 1e-4  # of sums of up to 15 products near 10
+  np.testing.assert_allclose(np.asarray(by_kernel, float), 2 * x.T @ x @ other, atol=bound)
   np.testing.assert_allclose(
-    np.asarray(along, float), right, rtol=2**-5, atol=0.5 if dtype == 'bfloat16' else 1e-4
+    np.asarray(by_x, float), 2 * (x @ other) @ kernel.T + 2 * (x @ kernel) @ other.T, atol=bound
   )
