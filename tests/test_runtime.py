@@ -8,7 +8,7 @@ import pytest
 
 from v2meow_jax import runtime
 
-PROGRAM = """
+LARGE = """
 import resource, sys
 import numpy as np
 from v2meow_jax import runtime
@@ -26,15 +26,6 @@ faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 large = np.ones(2**25)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
 """
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='glibc alone is told')
-def test_memory_that_is_used_again_is_not_asked_of_the_system_again():
-  def faults(how):
-    return int(subprocess.run([sys.executable, '-c', PROGRAM, how], capture_output=True, check=True).stdout)
-
-  assert faults('again') < 0.1 * faults('not')
-
 
 THREADS = """
 import resource, sys, threading
@@ -58,9 +49,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='glibc alone is told')
-def test_threads_use_each_others_memory_again():
+@pytest.mark.parametrize('program', [LARGE, THREADS], ids=['a large array', 'arrays of several threads'])
+def test_memory_that_is_used_again_is_not_asked_of_the_system_again(program):
   def faults(how):
-    return int(subprocess.run([sys.executable, '-c', THREADS, how], capture_output=True, check=True).stdout)
+    return int(subprocess.run([sys.executable, '-c', program, how], capture_output=True, check=True).stdout)
 
   assert faults('again') < 0.1 * faults('not')
 
