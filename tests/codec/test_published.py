@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from v2meow_jax import errors
-from v2meow_jax.codec import published
+from v2meow_jax.codec import convolution, published
 from v2meow_jax.codec.codec import Codec
 from v2meow_jax.codec.dac import DacConfig
 from v2meow_jax.codec.encodec import EncodecConfig
@@ -51,6 +51,17 @@ def test_codes_and_audio_are_those_of_the_published_code(name):
   )
   assert error < 1e-4
   assert not audio[:, wanted.shape[1] :].any()
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('dac')])
+def test_audio_is_theirs_with_fewer_products(name, monkeypatch):
+  monkeypatch.setattr(convolution, 'CHANNELS', 1)
+  made, (_, told) = codec(name), load(name)
+  audio, wanted = made.decode(told['codes'].astype(int))[..., 0], told['decoded']
+  error = np.abs(audio[:, : wanted.shape[1]] - wanted).max() / np.sqrt(
+    np.mean(wanted.astype(np.float64) ** 2)
+  )
+  assert error < 1e-4
 
 
 # That every model's layers stream is in test_stream.py; one of each family here.

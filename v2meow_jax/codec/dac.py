@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 import gin
 from v2meow_jax import errors
-from v2meow_jax.codec import reach
+from v2meow_jax.codec import convolution, reach
 from v2meow_jax.codec.layers import Snake, Upsample
 from v2meow_jax.codec.parts import Part
 
@@ -69,15 +69,21 @@ class DacConfig:
 
 
 class ResidualUnit(nn.Module):
-  """Dilated convolution of kernel 7, then 1 x 1, each after a Snake, around a skip connection."""
+  """Dilated convolution of kernel 7, then 1 x 1, each after a Snake, around a skip connection.
+
+  Attributes:
+    dilation: of the first.
+    fast: with fewer products, whose sums round otherwise; not where codes hang on them.
+  """
 
   dilation: int
+  fast: bool
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b t c']) -> Float[Array, 'b t c']:
-    channels, pad = x.shape[-1], 3 * self.dilation
+    channels = x.shape[-1]
     y = Snake(name='snake1')(x)
-    y = nn.Conv(channels, (7,), kernel_dilation=self.dilation, padding=((pad, pad),), name='conv1')(y)
+    y = convolution.Conv(channels, 7, self.dilation, self.fast, name='conv1')(y)
     y = Snake(name='snake2')(y)
     return x + nn.Conv(channels, (1,), name='conv2')(y)
 
@@ -94,7 +100,9 @@ class DacNetwork(nn.Module):
     width = config.channels
     encoder: list = [nn.Conv(width, (7,), padding=((3, 3),), name='encoder_first')]
     for n, stride in enumerate(config.strides):
-      encoder += [ResidualUnit(d, name=f'encoder_{n}_unit{i + 1}') for i, d in enumerate(DILATIONS)]
+      encoder += [
+        ResidualUnit(d, fast=False, name=f'encoder_{n}_unit{i + 1}') for i, d in enumerate(DILATIONS)
+      ]
       width *= 2
       pad = math.ceil(stride / 2)
       down = nn.Conv(width, (2 * stride,), strides=stride, padding=((pad, pad),), name=f'encoder_{n}_down')
@@ -102,12 +110,14 @@ class DacNetwork(nn.Module):
     last = nn.Conv(self.dimension, (3,), padding=((1, 1),), name='encoder_last')
     self.encoder = [*encoder, Snake(name='encoder_snake'), last]
     width = config.decoder_channels
-    decoder: list = [nn.Conv(width, (7,), padding=((3, 3),), name='decoder_first')]
+    decoder: list = [convolution.Conv(width, 7, name='decoder_first')]
     for n, stride in enumerate(reversed(config.strides)):
       width //= 2
       pad = math.ceil(stride / 2)
       decoder += [Snake(name=f'decoder_{n}_snake'), Upsample(width, stride, pad, pad, name=f'decoder_{n}_up')]
-      decoder += [ResidualUnit(d, name=f'decoder_{n}_unit{i + 1}') for i, d in enumerate(DILATIONS)]
+      decoder += [
+        ResidualUnit(d, fast=True, name=f'decoder_{n}_unit{i + 1}') for i, d in enumerate(DILATIONS)
+      ]
     last = nn.Conv(self.audio_channels, (7,), padding=((3, 3),), name='decoder_last')
     self.decoder = [*decoder, Snake(name='decoder_snake'), last, nn.tanh]
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from v2meow_jax import partitioning
-from v2meow_jax.models import flash, products
+from v2meow_jax import partitioning, products
+from v2meow_jax.models import flash
 from v2meow_jax.models.cache import LayerCache
 
 # Index arrays of queries and keys -> an additive bias [heads, queries, keys].

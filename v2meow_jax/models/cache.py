@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from v2meow_jax.models import products
+from v2meow_jax import products
 
 # A layer's keys and values: each [batch, heads, elements, head dimension], or without the batch where that is
 # 1: products drop a dimension of 1, and XLA copies what is read in another shape than it is written in.

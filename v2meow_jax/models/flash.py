@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from v2meow_jax.models import products
+from v2meow_jax import products
 
 # Queries of a block, [first, last), which see the keys before `last`: each up to itself, or all of them.
 Block = tuple[int, int, bool]

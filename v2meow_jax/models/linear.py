@@ -3,8 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from v2meow_jax import linen
-from v2meow_jax.models import products
+from v2meow_jax import linen, products
 
 
 class Linear(nn.Module):

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from v2meow_jax import linen, stages
+from v2meow_jax import linen, products, stages
 from v2meow_jax.models import cache as cache_lib
-from v2meow_jax.models import conditioning, products
+from v2meow_jax.models import conditioning
 from v2meow_jax.models.cache import Cache
 from v2meow_jax.models.transformer import Transformer, TransformerConfig
 from v2meow_jax.partitioning import constrain

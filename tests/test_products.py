@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from v2meow_jax.models import layout, products
+from v2meow_jax import products
+from v2meow_jax.models import layout
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
