@@ -24,6 +24,20 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 import pytest  # noqa: E402
 import small  # noqa: E402
 
+from v2meow_jax import programs  # noqa: E402
+
+
+@pytest.fixture(scope='session', autouse=True)
+def nothing_kept():
+  """Tests replace parts of what is traced, of which programs of an earlier run would know nothing.
+
+  Gives the function that says where programs would be kept.
+  """
+  found = programs._folder
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(programs, '_folder', lambda: None)
+    yield found
+
 
 @pytest.fixture(scope='session')
 def small_bundle(tmp_path_factory) -> pathlib.Path:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import timing
 
+from v2meow_jax import runtime
 from v2meow_jax.models import attention
 
 
@@ -32,6 +33,7 @@ def implementation(name: str):
 
 
 def main() -> int:
+  runtime.begin()
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   sizes = {'batch': 8, 'length': 2048, 'prefix': 256, 'heads': 16, 'dimension': 64, 'repeats': 10}
   for name, value in sizes.items():

@@ -61,8 +61,8 @@ def ways(codec: Codec, audio: np.ndarray) -> dict:
   """way -> (a call that waits for its result, FLOPs of it)."""
   codes = codec.encode(audio)
   counted = {
-    'encode': codec._encode.lower(codec.weights, codec._filled(audio)),
-    'decode': codec._decode.lower(codec.weights, codes.astype(np.int32)),
+    'encode': codec._encode.jitted.lower(codec.weights, codec._filled(audio)),
+    'decode': codec._decode.jitted.lower(codec.weights, codes.astype(np.int32)),
   }
   flops = {
     way: (lowered.compile().cost_analysis() or {}).get('flops', np.nan) for way, lowered in counted.items()

@@ -10,12 +10,11 @@ import sys
 import time
 from fractions import Fraction
 
-import jax
 import numpy as np
 import recipes
 import timing
 
-from v2meow_jax import errors
+from v2meow_jax import errors, runtime
 from v2meow_jax.generation import decode, guidance
 from v2meow_jax.generation.elements import Elements
 from v2meow_jax.generation.request import Piece
@@ -35,10 +34,11 @@ def piece(runners, seconds: Fraction, seed: int) -> Piece:
         values = rng.standard_normal(shape, np.float32)
         streams[stream.name] = Elements([values if stream.kind == 'embedding' else values.astype(np.int32)])
         given.add(guidance.group_of(condition))
-  return Piece(seconds, streams, frozenset(given), {}, jax.random.key(seed))
+  return Piece(seconds, streams, frozenset(given), {}, seed, None)
 
 
 def main() -> int:
+  runtime.begin()
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--stages', default='v2meow_semantic,v2meow_coarse,v2meow_fine', help='recipes')
   parser.add_argument('--codec', default='soundstream_24k', help='a recipe')

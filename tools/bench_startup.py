@@ -2,12 +2,13 @@
 
     python tools/bench_startup.py --bundle=data/bach --video=data/demo/big_buck_bunny.mp4 --seconds=10
 
-Every run is a process of its own; a first one, which may have to compile, is told apart. `imports` is a
-command that only prints its help. A part's time is when it ended; the first stage begins when the last
-stream of the video has been read.
+Every run is a process of its own, and may keep what Python compiles, whatever this environment says of that;
+a first one, which may have to compile, is told apart. `imports` is a command that only prints its help. A
+part's time is when it ended; the first stage begins when the last stream of the video has been read.
 """
 
 import argparse
+import os
 import pathlib
 import re
 import statistics
@@ -19,6 +20,7 @@ import time
 import timing
 
 COMMAND = [sys.executable, '-m', 'v2meow_jax', 'generate']
+VARIABLES = {name: value for name, value in os.environ.items() if name != 'PYTHONDONTWRITEBYTECODE'}
 
 
 def run(video: str, bundle: str, seconds: float, seed: int) -> dict[str, float]:
@@ -27,7 +29,12 @@ def run(video: str, bundle: str, seconds: float, seed: int) -> dict[str, float]:
     asked = [video, '--bundle', bundle, '--out', folder, '--duration', str(seconds), '--seed', str(seed)]
     began, said = time.perf_counter(), {}
     with subprocess.Popen(
-      [*COMMAND, *asked], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+      [*COMMAND, *asked],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      bufsize=1,
+      env=VARIABLES,
     ) as process:
       assert process.stdout is not None
       for line in process.stdout:
@@ -43,7 +50,7 @@ def run(video: str, bundle: str, seconds: float, seed: int) -> dict[str, float]:
 def imports() -> float:
   """Seconds of a command that only imports what it needs."""
   began = time.perf_counter()
-  subprocess.run([*COMMAND, '--help'], check=True, stdout=subprocess.DEVNULL)
+  subprocess.run([*COMMAND, '--help'], check=True, stdout=subprocess.DEVNULL, env=VARIABLES)
   return time.perf_counter() - began
 
 

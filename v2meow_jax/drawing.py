@@ -11,6 +11,8 @@ from v2meow_jax import files, names
 from v2meow_jax.encoders.motion import COLUMNS
 from v2meow_jax.streams import Stream
 
+WIDTH = 12  # inches of 100 pixels
+
 
 def draw(
   path: str | os.PathLike,
@@ -30,13 +32,21 @@ def draw(
     title: above everything.
     pictures: of the film, spread evenly over the time.
   """
-  from matplotlib.figure import Figure  # pyplot, which this is not, takes longer to import, and keeps figures
+  # pyplot, which this is not, takes longer to import, and keeps figures.
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+  from PIL import Image
 
   lengths = [len(elements) / float(stream.rate) for stream, elements in streams]
   seconds = len(audio) / sample_rate if audio is not None else max(lengths, default=1.0)
   heights = [1.2] * (pictures is not None) + [2.2] * (audio is not None) + [1.8] * len(streams)
-  figure = Figure(figsize=(12, sum(heights)), layout='constrained')
+  # With room for titles and labels, in inches; to have it computed takes as long as all the drawing.
+  total = sum(heights)
+  figure = Figure(figsize=(WIDTH, total), dpi=100)
   found = figure.subplots(len(heights), 1, height_ratios=heights, sharex=True)
+  figure.subplots_adjust(
+    left=0.9 / WIDTH, right=1 - 0.2 / WIDTH, bottom=0.5 / total, top=1 - 0.4 / total, hspace=0.06
+  )
   panels = list(np.atleast_1d(found))
   figure.suptitle(names.shown(title), parse_math=False)
   if pictures is not None:
@@ -84,8 +94,11 @@ def draw(
   last.set_xlabel('time (s)')
   with files.replaced_when_done(path) as temporary, warnings.catch_warnings():
     warnings.filterwarnings('ignore', 'Glyph')  # of a name in a script that the font lacks
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # `savefig` would draw it twice
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
     # The usual compression takes twice as long and saves a tenth.
-    figure.savefig(temporary, dpi=100, format='png', pil_kwargs={'compress_level': 3})
+    picture.save(temporary, format='png', compress_level=3)
 
 
 def spectrogram(signal: np.ndarray, window: int = 1024, columns: int = 3000) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 import gin
-from v2meow_jax import description, errors, linen
+from v2meow_jax import description, errors, linen, programs
 from v2meow_jax.codec import parts, quantizer
 from v2meow_jax.codec import stream as streaming
 from v2meow_jax.codec.dac import DacConfig
@@ -101,15 +101,15 @@ class Codec:
       params, x, carry = cast((weights['params'], x, carry), dtype)
       return cast(linen.call(network, params, x, *carry, method=method), jnp.float32)
 
-    @jax.jit
     def encode(weights, audio):
       return rvq.encode(weights['codebooks'], run(weights, audio, method='encode'))
 
-    @jax.jit
     def decode(weights, codes):
       return run(weights, rvq.decode(weights['codebooks'], codes), method='decode')
 
-    self._run, self._encode, self._decode = run, encode, decode
+    about = repr((config, dtype))
+    self._run = run
+    self._encode, self._decode = (programs.Kept(way, about=about) for way in (encode, decode))
     self._quantize = jax.jit(lambda weights, latents: rvq.encode(weights['codebooks'], latents))
     self._dequantize = jax.jit(lambda weights, codes: rvq.decode(weights['codebooks'], codes))
 

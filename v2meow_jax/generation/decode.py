@@ -1,12 +1,10 @@
 """The compiled decode loop of one stage: prefill, then one step after the other, on the device."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from v2meow_jax import linen, stages
+from v2meow_jax import linen, programs, stages
 from v2meow_jax.generation import draw, guidance
 from v2meow_jax.models import cache as cache_lib
 from v2meow_jax.models.stage_model import StageModel
@@ -111,4 +109,4 @@ def capacities(start: int, longest: int) -> list[int]:
 
 
 STATIC = ('model', 'prefilled', 'candidates')
-generate_here = functools.partial(jax.jit, static_argnames=STATIC)(generate)
+generate_here = programs.Kept(generate, STATIC)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-import jax
 import numpy as np
 
 from v2meow_jax import errors, manifests
@@ -127,14 +126,16 @@ class Piece:
     streams: what encoders make, by name; of the video as far as it is asked for.
     given: groups of conditions that there is something for.
     beginning: token streams that are known from the start, by name.
-    key: random key of seed and video.
+    seed: of the request.
+    mark: the video's `fingerprint`; None without one.
   """
 
   duration: Fraction
   streams: dict[str, Elements]
   given: frozenset[str]
   beginning: dict[str, np.ndarray]
-  key: jax.Array
+  seed: int
+  mark: int | None
 
 
 def fingerprint(path: str | os.PathLike) -> int:
@@ -190,7 +191,6 @@ def encode(request: Request, encoders: Sequence[Encoder], token_encoders: Sequen
     errors.ConfigError: a beginning cannot be encoded by the bundle.
   """
   streams: dict[str, Elements] = {}
-  key = jax.random.key(request.seed)
   for encoder in encoders:
     if isinstance(encoder, StyleEncoder):
       if request.prompt is not None:
@@ -202,13 +202,12 @@ def encode(request: Request, encoders: Sequence[Encoder], token_encoders: Sequen
       gradual = isinstance(encoder, GradualEncoder)
       blocks = encoder.encode_gradually(clip) if gradual else [encoder.encode_clip(clip)]
       streams[encoder.stream.name] = Elements(blocks)
-  if request.video is not None:
-    key = jax.random.fold_in(key, fingerprint(request.video))
   beginning = {}
   if request.beginning is not None:
     clip = _recording(request.beginning, request.beginning_seconds)
     beginning = {encoder.stream.name: np.asarray(encoder.encode_clip(clip)) for encoder in token_encoders}
-  return Piece(request.exact, streams, request.given, beginning, key)
+  mark = None if request.video is None else fingerprint(request.video)
+  return Piece(request.exact, streams, request.given, beginning, request.seed, mark)
 
 
 def _recording(path: str | os.PathLike, seconds: float | None = None) -> MediaClip:

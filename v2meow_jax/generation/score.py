@@ -10,9 +10,9 @@ from fractions import Fraction
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Bool, Int, UInt32
 
-from v2meow_jax import errors
+from v2meow_jax import errors, programs
 from v2meow_jax.generation import guidance, windows
 from v2meow_jax.generation.request import Piece
 from v2meow_jax.generation.windows import Layout, Window
@@ -32,6 +32,26 @@ class Job:
   window: Window
   known: int
   prefilled: int
+
+
+def _fold(
+  seeds: UInt32[Array, ' rows'],
+  marks: UInt32[Array, ' rows'],
+  marked: Bool[Array, ' rows'],
+  stage: UInt32[Array, ''],
+  windows: UInt32[Array, ' rows'],
+) -> Array:
+  """A key a row, of its seed, of its video's mark where there is one, of the stage and of the window."""
+
+  def one(seed, mark, there, window):
+    key = jax.random.key(seed)
+    key = jax.lax.cond(there, lambda: jax.random.fold_in(key, mark), lambda: key)
+    return jax.random.fold_in(jax.random.fold_in(key, stage), window)
+
+  return jax.vmap(one)(seeds, marks, marked, windows)
+
+
+_folded = programs.Kept(_fold)
 
 
 class StageScore:
@@ -170,16 +190,11 @@ class Score:
       row[: len(tail)] = tail
     examples = [stage.crop(functools.partial(self.read, job.piece), job.window.start) for job in rows]
     batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-    place = zlib.crc32(stage.name.encode())
-    keys = [
-      jax.random.fold_in(jax.random.fold_in(self.pieces[job.piece].key, place), job.window.number)
-      for job in rows
-    ]
     arguments = (
       batch,
       known,
       np.asarray([job.known for job in rows], np.int32),
-      jax.numpy.stack(keys),
+      self._keys(stage.name, rows),
       np.int32(max(job.window.stop - job.window.first for job in jobs)),
       sampling.knobs(),
       sampling.banned(stage.target.depth, stage.target.stream.codes),
@@ -198,6 +213,17 @@ class Score:
       ) from error
     for row, job in zip(tokens, jobs, strict=False):
       score.append(job, row)
+
+  def _keys(self, stage: str, jobs: Sequence[Job]) -> jax.Array:
+    """Random keys of a stage's windows."""
+    pieces = [self.pieces[job.piece] for job in jobs]
+    return _folded(
+      np.asarray([piece.seed for piece in pieces], np.uint32),
+      np.asarray([piece.mark or 0 for piece in pieces], np.uint32),
+      np.asarray([piece.mark is not None for piece in pieces]),
+      np.uint32(zlib.crc32(stage.encode())),
+      np.asarray([job.window.number for job in jobs], np.uint32),
+    )
 
   def read(self, piece: int, stream: Stream, first: int, stop: int) -> np.ndarray:
     """Elements of a stream of a piece, as far as they are there."""

@@ -1,0 +1,183 @@
+"""Programs that another process has lowered."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from v2meow_jax import programs
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  monkeypatch.setattr(programs, '_folder', lambda: tmp_path / 'lowered')
+  return tmp_path / 'lowered'
+
+
+@pytest.fixture
+def made():
+  """Makes functions as two processes would, and counts how often they were traced."""
+  traced = []
+
+  def scaled(x, factor, names=('a',), more=None):
+    traced.append(names)
+    total = x * factor + len(names)
+    return {'total': total, 'pair': (total[..., 0], total if more is None else total + more['key'])}
+
+  def make(**settings):
+    return programs.Kept(scaled, ('names',), **settings)
+
+  make.traced = traced
+  return make
+
+
+def test_what_one_process_has_lowered_another_runs_without_tracing(folder, made):
+  x = np.arange(6, dtype=np.float32).reshape(2, 3)
+  first = made()(x, 2.0, names=('a', 'b'))
+  count = len(made.traced)
+  again = made()
+  second = again(x, 2.0, names=('a', 'b'))
+  assert count and len(made.traced) == count and len(list(folder.iterdir())) == 1
+  jax.tree.map(np.testing.assert_array_equal, first, second)
+  np.testing.assert_array_equal(second['total'], 2 * x + 2)
+  again(x, factor=3.0, names=('a', 'b'))  # named or not, and other values: the same program
+  assert len(made.traced) == count
+
+
+@pytest.mark.parametrize(
+  'other',
+  [
+    lambda f, x: f(x[:1], 2.0),
+    lambda f, x: f(x.astype(np.int32), 2.0),
+    lambda f, x: f(x, np.float32(2)),  # not weakly typed
+    lambda f, x: f(x, 2.0, names=('b',)),
+    lambda f, x: f(x, 2.0, more={'key': x}),
+    lambda f, x: f(x, 2.0, more={'key': x[0]}),
+  ],
+)
+def test_another_shape_type_tree_or_setting_is_another_program(folder, made, other):
+  x = np.ones((2, 3), np.float32)
+  made()(x, 2.0)
+  count = len(made.traced)
+  other(made(), x)
+  assert len(made.traced) > count and len(list(folder.iterdir())) == 2
+
+
+def test_other_code_another_closure_and_another_configuration_are_other_programs(folder, made, monkeypatch):
+  x = np.ones((2, 3), np.float32)
+  made()(x, 2.0)
+  made(about='closes over another network')(x, 2.0)
+  assert len(list(folder.iterdir())) == 2
+  with jax.default_matmul_precision('highest'):
+    made()(x, 2.0)
+  assert len(list(folder.iterdir())) == 3
+  monkeypatch.setattr(programs, '_installed', lambda: 'the next version')
+  made()(x, 2.0)
+  assert len(list(folder.iterdir())) == 4
+
+
+def test_the_code_is_all_of_the_package(tmp_path, monkeypatch):
+  code = tmp_path / 'inner' / 'some.py'
+  code.parent.mkdir()
+  code.write_text('x = 1')
+  monkeypatch.setattr(programs, '__file__', str(tmp_path / 'programs.py'))
+  first = programs._installed.__wrapped__()
+  code.write_text('x = 2')
+  assert programs._installed.__wrapped__() != first
+
+
+def test_a_damaged_file_is_lowered_again_and_mended(folder, made):
+  x = np.ones((2, 3), np.float32)
+  made()(x, 2.0)
+  (path,) = folder.iterdir()
+  whole = path.read_bytes()
+  for damaged in (b'', whole[:100], b'\xff' * 500):
+    path.write_bytes(damaged)
+    assert float(made()(x, 2.0)['total'][0, 0]) == 3
+    assert path.read_bytes()[:8] == whole[:8] and len(path.read_bytes()) == len(whole)
+
+
+def test_a_folder_that_cannot_be_used_changes_nothing(folder, made):
+  folder.write_text('no folder')
+  assert float(made()(np.ones((1, 1), np.float32), 2.0)['total'][0, 0]) == 3
+
+
+def test_what_cannot_be_exported_runs_all_the_same(folder):
+  def called(x):
+    return jax.pure_callback(lambda x: 2 * x, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+  np.testing.assert_array_equal(programs.Kept(called)(np.ones(3, np.float32)), 2 * np.ones(3))
+  assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_random_keys_go_in_and_out(folder):
+  keys = jax.random.split(jax.random.key(3), 4)
+  kept = programs.Kept(lambda keys, n: jax.vmap(jax.random.fold_in, (0, None))(keys, n))
+  wanted = jax.vmap(jax.random.fold_in, (0, None))(keys, 5)
+  assert (jax.random.key_data(kept(keys, np.int32(5))) == jax.random.key_data(wanted)).all()
+
+
+def test_within_other_traced_functions_it_is_a_part_of_them(folder, made):
+  kept = made()
+  gradient = jax.grad(lambda x: jnp.sum(kept(x, 2.0)['total']))(jnp.ones((2, 3)))
+  np.testing.assert_array_equal(gradient, 2 * np.ones((2, 3)))
+  assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+  ('place', 'enabled', 'kept'),
+  [('here', True, True), ('here', False, False), (None, True, False), ('gs://there/compiled', True, False)],
+)
+def test_programs_lie_beside_the_cache_that_jax_is_told(nothing_kept, place, enabled, kept):
+  told = {'jax_compilation_cache_dir': place, 'jax_enable_compilation_cache': enabled}
+  before = {name: jax.config.values[name] for name in told}
+  try:
+    for name, value in told.items():
+      jax.config.update(name, value)
+    assert nothing_kept() == (pathlib.Path('here', 'lowered') if kept else None)
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+
+
+def test_what_nobody_has_used_for_long_is_removed(folder, made):
+  x = np.ones((2, 3), np.float32)
+  made()(x, 2.0)
+  made()(x[:1], 2.0)
+  long_ago = time.time() - 2 * programs.UNUSED_SECONDS
+  old, used = folder.iterdir()
+  for path in (old, used):
+    os.utime(path, (long_ago, long_ago))
+  kinds = {path: path.read_bytes() for path in (old, used)}
+  made()(x, 2.0)  # reads one of the two
+  made()(x[:1, :1], 2.0)  # is written, and looks for old ones
+  left = [path for path in kinds if path.exists()]
+  assert len(left) == 1 and len(list(folder.iterdir())) == 2
+
+
+def test_music_is_the_same_from_a_kept_program(small_bundle, demo_clip, tmp_path):
+  """As commands do it, three times in processes of their own: lowered, kept, and without keeping."""
+  program = (
+    'import sys\n'
+    'from v2meow_jax import cli, programs\n'
+    'if sys.argv[1] == "not":\n'
+    '  programs._folder = lambda: None\n'
+    'sys.exit(cli.main(["generate", *sys.argv[2:]]))\n'
+  )
+  sounds, lowered = [], []
+  variables = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache')}
+  for number, how in enumerate(('keeping', 'keeping', 'not')):
+    out = tmp_path / str(number)
+    asked = [str(demo_clip), f'--bundle={small_bundle}', f'--out={out}', '--duration=2', '--seed=3']
+    subprocess.run([sys.executable, '-c', program, how, *asked], check=True, env=variables)
+    sounds.append((out / f'{pathlib.Path(demo_clip).stem}.wav').read_bytes())
+    lowered.append({path.name for path in (tmp_path / 'cache' / 'lowered').iterdir()})
+  assert len(lowered[0]) >= 3, 'keys, stages, codec'
+  assert lowered[0] == lowered[1] == lowered[2]
+  assert sounds[0] == sounds[1] == sounds[2]
