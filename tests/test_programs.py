@@ -4,14 +4,13 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from v2meow_jax import programs
+from v2meow_jax import partitioning, programs
 
 
 @pytest.fixture
@@ -30,6 +29,8 @@ def made():
     total = x * factor + len(names)
     return {'total': total, 'pair': (total[..., 0], total if more is None else total + more['key'])}
 
+  scaled.__module__ = 'v2meow_jax.of_this_package'
+
   def make(**settings):
     return programs.Kept(scaled, ('names',), **settings)
 
@@ -47,7 +48,7 @@ def test_what_one_process_has_lowered_another_runs_without_tracing(folder, made)
   jax.tree.map(np.testing.assert_array_equal, first, second)
   np.testing.assert_array_equal(second['total'], 2 * x + 2)
   again(x, factor=3.0, names=('a', 'b'))  # named or not, and other values: the same program
-  assert len(made.traced) == count
+  assert len(made.traced) == count and len(again._ready) == 1
 
 
 @pytest.mark.parametrize(
@@ -77,9 +78,13 @@ def test_other_code_another_closure_and_another_configuration_are_other_programs
   with jax.default_matmul_precision('highest'):
     made()(x, 2.0)
   assert len(list(folder.iterdir())) == 3
-  monkeypatch.setattr(programs, '_installed', lambda: 'the next version')
+  monkeypatch.setattr(programs, '_machine', lambda: ('another version of JAX',))
   made()(x, 2.0)
   assert len(list(folder.iterdir())) == 4
+  monkeypatch.setattr(programs, '_code', lambda: 'of the next version')
+  monkeypatch.setattr(programs, '_CODE', 'of the next version')
+  made()(x, 2.0)
+  assert len(list(folder.iterdir())) == 5
 
 
 def test_the_code_is_all_of_the_package(tmp_path, monkeypatch):
@@ -87,9 +92,53 @@ def test_the_code_is_all_of_the_package(tmp_path, monkeypatch):
   code.parent.mkdir()
   code.write_text('x = 1')
   monkeypatch.setattr(programs, '__file__', str(tmp_path / 'programs.py'))
-  first = programs._installed.__wrapped__()
+  first = programs._code()
   code.write_text('x = 2')
-  assert programs._installed.__wrapped__() != first
+  assert programs._code() != first
+
+
+def test_code_that_was_changed_since_it_was_imported_keeps_nothing(folder, made, monkeypatch):
+  monkeypatch.setattr(programs, '_code', lambda: 'of an installation that came meanwhile')
+  assert float(made()(np.ones((1, 1), np.float32), 2.0)['total'][0, 0]) == 3
+  assert not list(folder.iterdir())
+
+
+class Theirs(tuple):
+  """Of a type whose code is not in the package."""
+
+
+def test_what_is_not_this_package_s_is_not_kept(folder, made):
+  x = np.ones((1, 1), np.float32)
+  assert float(made()(x, 2.0, names=Theirs('a'))['total'][0, 0]) == 3
+  kept = programs.Kept(lambda x: 2 * x)
+  assert float(kept(x)[0, 0]) == 2
+  assert not folder.exists()
+
+
+def test_within_a_mesh_nothing_is_kept(folder, made, monkeypatch):
+  monkeypatch.setattr(partitioning, 'current', object)
+  assert float(made()(np.ones((1, 1), np.float32), 2.0)['total'][0, 0]) == 3
+  assert not folder.exists()
+
+
+def test_a_cache_to_be_read_alone_is_read(folder, made, monkeypatch):
+  x = np.ones((2, 3), np.float32)
+  made()(x, 2.0)
+  count = len(made.traced)
+
+  def refused(*args):
+    raise PermissionError
+
+  monkeypatch.setattr(os, 'utime', refused)
+  made()(x, 2.0)
+  assert len(made.traced) == count
+
+
+def test_without_what_jax_writes_programs_with_it_runs(folder, made, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'flatbuffers', None)
+  for name in [name for name in sys.modules if name.startswith('jax._src.export.ser')]:
+    monkeypatch.delitem(sys.modules, name)
+  assert float(made()(np.ones((1, 1), np.float32), 2.0)['total'][0, 0]) == 3
 
 
 def test_a_damaged_file_is_lowered_again_and_mended(folder, made):
@@ -97,10 +146,14 @@ def test_a_damaged_file_is_lowered_again_and_mended(folder, made):
   made()(x, 2.0)
   (path,) = folder.iterdir()
   whole = path.read_bytes()
-  for damaged in (b'', whole[:100], b'\xff' * 500):
+  middle = len(whole) // 2
+  for damaged in (b'', whole[:100], b'\xff' * 500, whole[:middle] + bytes(30) + whole[middle + 30 :]):
     path.write_bytes(damaged)
     assert float(made()(x, 2.0)['total'][0, 0]) == 3
-    assert path.read_bytes()[:8] == whole[:8] and len(path.read_bytes()) == len(whole)
+    assert path.read_bytes() != damaged and len(path.read_bytes()) == len(whole)
+    count = len(made.traced)
+    made()(x, 2.0)
+    assert len(made.traced) == count
 
 
 def test_a_folder_that_cannot_be_used_changes_nothing(folder, made):
@@ -112,15 +165,21 @@ def test_what_cannot_be_exported_runs_all_the_same(folder):
   def called(x):
     return jax.pure_callback(lambda x: 2 * x, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
+  called.__module__ = 'v2meow_jax.of_this_package'
   np.testing.assert_array_equal(programs.Kept(called)(np.ones(3, np.float32)), 2 * np.ones(3))
   assert not folder.exists() or not list(folder.iterdir())
 
 
 def test_random_keys_go_in_and_out(folder):
   keys = jax.random.split(jax.random.key(3), 4)
-  kept = programs.Kept(lambda keys, n: jax.vmap(jax.random.fold_in, (0, None))(keys, n))
-  wanted = jax.vmap(jax.random.fold_in, (0, None))(keys, 5)
-  assert (jax.random.key_data(kept(keys, np.int32(5))) == jax.random.key_data(wanted)).all()
+
+  def fold(keys, number):
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+  fold.__module__ = 'v2meow_jax.of_this_package'
+  made = programs.Kept(fold)(keys, np.int32(5))
+  assert len(list(folder.iterdir())) == 1
+  assert (jax.random.key_data(made) == jax.random.key_data(fold(keys, 5))).all()
 
 
 def test_within_other_traced_functions_it_is_a_part_of_them(folder, made):
@@ -146,19 +205,18 @@ def test_programs_lie_beside_the_cache_that_jax_is_told(nothing_kept, place, ena
       jax.config.update(name, value)
 
 
-def test_what_nobody_has_used_for_long_is_removed(folder, made):
+def test_where_there_is_too_much_what_was_not_used_for_longest_goes_first(folder, made, monkeypatch):
   x = np.ones((2, 3), np.float32)
   made()(x, 2.0)
   made()(x[:1], 2.0)
-  long_ago = time.time() - 2 * programs.UNUSED_SECONDS
-  old, used = folder.iterdir()
-  for path in (old, used):
-    os.utime(path, (long_ago, long_ago))
-  kinds = {path: path.read_bytes() for path in (old, used)}
+  programs_of = {path: path.stat().st_size for path in folder.iterdir()}
+  for path in programs_of:
+    os.utime(path, (0, 0))
   made()(x, 2.0)  # reads one of the two
-  made()(x[:1, :1], 2.0)  # is written, and looks for old ones
-  left = [path for path in kinds if path.exists()]
-  assert len(left) == 1 and len(list(folder.iterdir())) == 2
+  (unused,) = (path for path in programs_of if not path.stat().st_mtime)
+  monkeypatch.setattr(programs, 'BYTES', sum(programs_of.values()) + 500)
+  made()(x[:1, :1], 2.0)
+  assert not unused.exists() and len(list(folder.iterdir())) == 2
 
 
 def test_music_is_the_same_from_a_kept_program(small_bundle, demo_clip, tmp_path):
@@ -177,7 +235,8 @@ def test_music_is_the_same_from_a_kept_program(small_bundle, demo_clip, tmp_path
     asked = [str(demo_clip), f'--bundle={small_bundle}', f'--out={out}', '--duration=2', '--seed=3']
     subprocess.run([sys.executable, '-c', program, how, *asked], check=True, env=variables)
     sounds.append((out / f'{pathlib.Path(demo_clip).stem}.wav').read_bytes())
-    lowered.append({path.name for path in (tmp_path / 'cache' / 'lowered').iterdir()})
+    # A file that is written anew is another one, of the same name.
+    lowered.append({(path.name, path.stat().st_ino) for path in (tmp_path / 'cache' / 'lowered').iterdir()})
   assert len(lowered[0]) >= 3, 'keys, stages, codec'
   assert lowered[0] == lowered[1] == lowered[2]
   assert sounds[0] == sounds[1] == sounds[2]

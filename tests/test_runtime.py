@@ -48,6 +48,34 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
 """
 
 
+GIVEN_BACK = """
+import resource
+import numpy as np
+from v2meow_jax import runtime
+
+def resident():
+  return int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize()
+
+runtime.use_memory_again()
+before = resident()
+large = np.ones(2**25)
+small = np.ones(2**10)  # lies behind it
+del large
+kept = resident() - before
+runtime.give_back(2**29)
+too_little = resident() - before
+runtime.give_back(2**27)
+print(kept, too_little, resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='glibc alone is told')
+def test_much_memory_that_is_free_is_given_back():
+  told = subprocess.run([sys.executable, '-c', GIVEN_BACK], capture_output=True, check=True).stdout
+  kept, too_little, left = map(int, told.split())
+  assert kept > 2**27 and too_little > 2**27 and left < 2**25
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='glibc alone is told')
 @pytest.mark.parametrize('program', [LARGE, THREADS], ids=['a large array', 'arrays of several threads'])
 def test_memory_that_is_used_again_is_not_asked_of_the_system_again(program):

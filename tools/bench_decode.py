@@ -83,6 +83,7 @@ def ours(model: StageModel, params, batch: int, context: int, sampling: Sampling
       sampling.knobs(), None, np.zeros((1, 0), bool), np.ones(1, np.float32),
       prefilled=context, candidates=sampling.candidates(CODES),
     ).block_until_ready()  # fmt: skip
+    runtime.give_back()
 
   return run
 

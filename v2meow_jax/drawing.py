@@ -32,10 +32,18 @@ def draw(
     title: above everything.
     pictures: of the film, spread evenly over the time.
   """
-  # pyplot, which this is not, takes longer to import, and keeps figures.
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-  from PIL import Image
+  from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyplot would take longer to import
+
+  figure = drawn(audio, sample_rate, streams, title, pictures)
+  with files.replaced_when_done(path) as temporary, warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'Glyph')  # of a name in a script that the font lacks
+    # `savefig` would draw it twice; the usual compression takes twice as long and saves a tenth.
+    FigureCanvasAgg(figure).print_png(temporary, pil_kwargs={'compress_level': 3})
+
+
+def drawn(audio, sample_rate: int, streams: Sequence, title: str, pictures=None):
+  """The figure that `draw` writes."""
+  from matplotlib.figure import Figure  # one of pyplot's would be kept
 
   lengths = [len(elements) / float(stream.rate) for stream, elements in streams]
   seconds = len(audio) / sample_rate if audio is not None else max(lengths, default=1.0)
@@ -48,7 +56,7 @@ def draw(
     left=0.9 / WIDTH, right=1 - 0.2 / WIDTH, bottom=0.5 / total, top=1 - 0.4 / total, hspace=0.06
   )
   panels = list(np.atleast_1d(found))
-  figure.suptitle(names.shown(title), parse_math=False)
+  figure.suptitle(names.shown(title), parse_math=False, y=1 - 0.1 / total, va='top')
   if pictures is not None:
     panel = panels.pop(0)
     panel.imshow(np.concatenate(list(pictures), axis=1), aspect='auto', extent=(0, seconds, 0, 1))
@@ -74,31 +82,30 @@ def draw(
         cmap='viridis',
         extent=(0, len(elements) / float(stream.rate), elements.shape[1] - 0.5, -0.5),
       )
-      panel.set_ylabel(f'{stream.name}\nlevel')
+      _label(panel, stream.name, 'level')
       panel.set_yticks(range(elements.shape[1]))
     elif stream.name == 'video/motion':
       times = np.arange(len(elements)) / float(stream.rate)
       for name in ('motion', 'brightness', 'cut'):
         panel.step(times, elements[:, COLUMNS.index(name)], where='post', label=name)
       panel.legend(loc='upper right', ncols=3, fontsize='small')
-      panel.set_ylabel(stream.name)
+      _label(panel, stream.name)
     else:
       scaled = (elements - elements.mean(0)) / (elements.std(0) + 1e-6)
       end = len(elements) / float(stream.rate)
       panel.imshow(
         scaled.T, aspect='auto', cmap='coolwarm', vmin=-3, vmax=3, extent=(0, end, stream.width, 0)
       )
-      panel.set_ylabel(f'{stream.name}\ndimension')
+      _label(panel, stream.name, 'dimension')
   last = np.atleast_1d(found)[-1]
   last.set_xlim(0, seconds)
   last.set_xlabel('time (s)')
-  with files.replaced_when_done(path) as temporary, warnings.catch_warnings():
-    warnings.filterwarnings('ignore', 'Glyph')  # of a name in a script that the font lacks
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # `savefig` would draw it twice
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
-    # The usual compression takes twice as long and saves a tenth.
-    picture.save(temporary, format='png', compress_level=3)
+  return figure
+
+
+def _label(panel, name: str, unit: str = '') -> None:
+  """Names a panel, in smaller letters where the name is longer than the panel is high."""
+  panel.set_ylabel(f'{name}\n{unit}'.strip(), fontsize=min(10, 220 / len(name)))
 
 
 def spectrogram(signal: np.ndarray, window: int = 1024, columns: int = 3000) -> np.ndarray:

@@ -10,28 +10,30 @@ import hashlib
 import inspect
 import os
 import pathlib
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax
 import jax
+import jaxlib
 from jax import core, export
 
-from v2meow_jax import files, stores
+from v2meow_jax import files, partitioning, stores
 
-UNUSED_SECONDS = 30 * 86400.0  # after which a program is removed
+BYTES = 2**28  # of all that is kept; what was not used for longest goes first
+_HASHED = 32  # bytes before a program, by which one that is damaged is known
 
 
 class Kept:
   """A function as `jax.jit` makes it, whose programs are kept beside those that JAX's own cache has compiled.
 
-  Kept are those of processes with one device, and with a cache on this machine. Within functions that are
-  traced themselves, and where a program cannot be exported, it is `jax.jit`'s.
+  Kept are those of processes whose one device is a CPU, as it was measured there alone (on GPUs kernels of
+  libraries cannot be exported), and with a cache on this machine. Within functions that are traced
+  themselves, within a partitioner's mesh, and of networks that are not this package's, it is `jax.jit`'s.
 
   Args:
     function: of trees of arrays; its result is one too, of tuples, lists and dictionaries alone.
-    static: names of its arguments that are none; all that there is to one is in its `repr`.
+    static: names of its arguments that are none; all that there is to one is in its type and `repr`.
     about: what else the program hangs on, such as what the function closes over.
   """
 
@@ -39,45 +41,74 @@ class Kept:
     self.jitted = jax.jit(function, static_argnames=tuple(static))
     self._function, self._static, self._about = function, frozenset(static), about
     self._signature = inspect.signature(function)
-    self._ready: dict[str, Callable] = {}
+    self._ready: dict[Any, Callable] = {}
 
   def __call__(self, *args: Any, **settings: Any) -> Any:
+    folder = _folder()
+    alone = jax.default_backend() == 'cpu' and jax.device_count() == 1 and partitioning.current() is None
+    if folder is None or not alone:
+      return self.jitted(*args, **settings)
     given = self._signature.bind(*args, **settings).arguments
     static = {name: given.pop(name) for name in sorted(self._static & given.keys())}
     leaves, tree = jax.tree.flatten(dict(given))
     traced = any(isinstance(leaf, core.Tracer) for leaf in leaves)
-    folder = _folder()
-    if folder is None or traced or jax.device_count() > 1:
+    if traced or not all(map(_is_ours, (self._function, *map(type, static.values())))):
       return self.jitted(*args, **settings)
-    parts = [self._function.__module__, self._function.__qualname__, self._about, repr(static), str(tree)]
-    told = '\n'.join([*parts, *[str(jax.typeof(leaf)) for leaf in leaves], _settings(), _installed()])
-    name = hashlib.sha256(told.encode()).hexdigest()
-    if name not in self._ready:
-      exported = self._kept(folder / name, static, tree, leaves)
-      self._ready[name] = jax.jit(exported.call) if exported else self._plain(static, tree)
-    return self._ready[name](*leaves)
+    key = (tuple(static.items()), tree, tuple(map(jax.typeof, leaves)), _settings())
+    if key not in self._ready:
+      # Of leaves alone: what is exported knows no types of ours.
+      flat = jax.jit(lambda *leaves: self._function(**static, **jax.tree.unflatten(tree, leaves)))
+      told = [
+        f'{name} {type(value).__module__}.{type(value).__qualname__} {value!r}' for name, value in key[0]
+      ]
+      path = folder / self._name([*told, *map(str, key[1:])])
+      self._ready[key] = _found(path) or _made(path, flat, leaves)
+    return self._ready[key](*leaves)
 
-  def _plain(self, static: dict[str, Any], tree: Any) -> Any:
-    return jax.jit(lambda *leaves: self._function(**static, **jax.tree.unflatten(tree, leaves)))
+  def _name(self, told: list[str]) -> str:
+    here = [self._function.__module__, self._function.__qualname__, self._about, *_machine(), _CODE]
+    return hashlib.sha256('\n'.join([*here, *told]).encode()).hexdigest()
 
-  def _kept(self, path: pathlib.Path, static: dict, tree: Any, leaves: list) -> export.Exported | None:
-    """The program that a file holds; or else, exported now, the one that it holds from now on."""
-    # A file that is damaged, or that another version wrote, is as good as none.
-    with contextlib.suppress(Exception):
-      exported = export.deserialize(bytearray(path.read_bytes()))
-      os.utime(path)
-      return exported
-    try:
-      exported = export.export(self._plain(static, tree))(*leaves)
-      data = exported.serialize()
-    except (ValueError, NotImplementedError):  # not everything that can be run can be exported
-      return None
-    # A folder that cannot be written to costs the next process its time, and nobody anything else.
-    with contextlib.suppress(OSError):
-      path.parent.mkdir(parents=True, exist_ok=True)
-      _clear(path.parent)
-      files.write_bytes(path, bytes(data))
-    return exported
+
+def _found(path: pathlib.Path) -> Callable | None:
+  """The program that a file holds; one that is damaged is as good as none."""
+  with contextlib.suppress(Exception):
+    data = path.read_bytes()
+    if hashlib.sha256(data[_HASHED:]).digest() == data[:_HASHED]:
+      exported = export.deserialize(bytearray(data[_HASHED:]))
+      with contextlib.suppress(OSError):  # it may be another's, to be read alone
+        os.utime(path)
+      return jax.jit(exported.call)
+  return None
+
+
+def _made(path: pathlib.Path, function: Any, leaves: list) -> Callable:
+  """The function's program, which the file holds from now on if that can be.
+
+  Not everything that can be run can be exported, nor all folders be written to, and neither keeps anything
+  from running.
+  """
+  try:
+    exported = export.export(function)(*leaves)
+    data = bytes(exported.serialize())
+  except Exception:
+    return function  # if something else is wrong, it will say so
+  with contextlib.suppress(OSError):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if _code() == _CODE:  # or else what was traced is not what lies there now
+      files.write_bytes(path, hashlib.sha256(data).digest() + data)
+    _bound(path.parent)
+  return jax.jit(exported.call)
+
+
+def _bound(folder: pathlib.Path) -> None:
+  """Removes what was not used for longest, where there is too much."""
+  found = [(path.stat(), path) for path in folder.iterdir()]
+  left = BYTES
+  for stat, path in sorted(found, key=lambda pair: pair[0].st_mtime, reverse=True):
+    left -= stat.st_size
+    if left < 0:
+      path.unlink(missing_ok=True)
 
 
 def _folder() -> pathlib.Path | None:
@@ -86,26 +117,28 @@ def _folder() -> pathlib.Path | None:
   return pathlib.Path(place, 'lowered') if there else None
 
 
-def _clear(folder: pathlib.Path) -> None:
-  """Removes what nobody has used for long."""
-  for path in folder.iterdir():
-    with contextlib.suppress(FileNotFoundError):
-      if time.time() - path.stat().st_mtime > UNUSED_SECONDS:
-        path.unlink()
+def _is_ours(what: Any) -> bool:
+  """Whether all that there is to a function or type is in this package's code, or Python's."""
+  return what.__module__.split('.')[0] in (__package__, 'builtins')
 
 
-def _settings() -> str:
-  """JAX's, which say how functions are traced and lowered."""
-  # Of the configuration of a block, `jax.enable_x64` for one, its attributes tell.
-  known = jax.config.values.items()
-  return repr([(name, getattr(jax.config, name, value)) for name, value in known if 'cache' not in name])
+def _settings() -> tuple:
+  """JAX's, which say how functions are traced and lowered, those of a block (`jax.enable_x64`) among them."""
+  return tuple(getattr(jax.config, name, value) for name, value in jax.config.values.items())
 
 
 @functools.cache
-def _installed() -> str:
-  """Device, versions, and a hash of this package's code."""
-  device, digest = jax.devices()[0], hashlib.sha256()
+def _machine() -> tuple[str, ...]:
+  device = jax.devices()[0]
+  return device.platform, device.device_kind, jax.__version__, jaxlib.__version__, flax.__version__
+
+
+def _code() -> str:
+  """A hash of this package's code."""
+  digest = hashlib.sha256()
   for path in sorted(pathlib.Path(__file__).parent.rglob('*.py')):
     digest.update(path.read_bytes())
-  versions = jax.__version__, flax.__version__
-  return repr((device.platform, device.device_kind, *versions, digest.hexdigest()))
+  return digest.hexdigest()
+
+
+_CODE = _code()  # as it was imported

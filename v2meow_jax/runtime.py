@@ -50,14 +50,36 @@ def use_memory_again() -> None:
   By default glibc asks the system for every array above 32 MiB and gives it back at once, and each thread
   has memory of its own, of which it gives back 64 MiB whenever they are free: each page is filled with zeros
   before it is written, which on CPUs takes several times as long as an element-wise function of the array.
-  The process stays as large as it was at its largest. Threads that have memory of their own keep it, so this
-  comes before JAX begins its. Without glibc it does nothing.
+  The process stays as large as it was at its largest, and where the place of a large array was given to a
+  small one meanwhile, the next as large lies beside it; see `give_back`. Threads that have memory of their
+  own keep it, so this comes before JAX begins its. Without glibc it does nothing.
   """
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
   if mallopt is not None:
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, -1)
     mallopt(M_ARENA_MAX, 1)
+
+
+def give_back(least: int = 2**30) -> None:
+  """Gives what the process keeps but does not use back to the system, if it is so many bytes.
+
+  Between pieces of work that each take long and have arrays of gigabytes, which else might lie beside where
+  the last ones were.
+  """
+  libc = ctypes.CDLL(None)
+  if hasattr(libc, 'malloc_trim') and hasattr(libc, 'mallinfo2'):
+    libc.mallinfo2.restype = _Mallinfo
+    if libc.mallinfo2().fordblks >= least:
+      libc.malloc_trim(0)
+
+
+class _Mallinfo(ctypes.Structure):
+  """glibc's mallinfo2(3); `fordblks` are bytes that are free."""
+
+  _fields_ = tuple((name, ctypes.c_size_t) for name in (
+    'arena', 'ordblks', 'smblks', 'hblks', 'hblkhd', 'usmblks', 'fsmblks', 'uordblks', 'fordblks', 'keepcost',
+  ))  # fmt: skip
 
 
 def _keep_programs(run_dir: str) -> None:

@@ -22,6 +22,11 @@ def wanted(x, taps, dilation):
   )
 
 
+def test_an_even_number_of_taps_has_no_centre():
+  with pytest.raises(ValueError, match='odd number of taps, not 4'):
+    convolution.centred(noise(1, 8, 2), noise(4, 2, 2), 1, 0)
+
+
 @pytest.mark.parametrize('halvings', [0, 1, 2, 3])
 @pytest.mark.parametrize('length', [1, 2, 7, 40])
 @pytest.mark.parametrize(('kernel', 'dilation'), [(1, 1), (3, 1), (7, 1), (7, 3), (7, 9), (5, 2)])
@@ -38,7 +43,7 @@ def test_float32_hardly_rounds_more():
     np.sqrt(np.mean((np.asarray(convolution.centred(x, taps, 3, halvings)) - truth) ** 2))
     for halvings in (0, convolution.HALVINGS)
   ]
-  assert errors[1] < 4 * errors[0] < 4e-6
+  assert errors[1] < 2 * errors[0] < 2e-6
 
 
 def test_it_takes_the_parameters_of_flax_and_has_its_gradient(monkeypatch):
@@ -48,6 +53,8 @@ def test_it_takes_the_parameters_of_flax_and_has_its_gradient(monkeypatch):
   params = theirs.init(jax.random.key(0), x)
   params = jax.tree.map(lambda leaf: noise(*leaf.shape), params)
   assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == jax.tree.map(jnp.shape, params)
+  # Not fast it is Flax's to the bit: codes hang on it.
+  np.testing.assert_array_equal(ours.apply(params, x), theirs.apply(params, x))
   monkeypatch.setattr(convolution, 'CHANNELS', 1)
   filters = str(jax.make_jaxpr(ours.apply)(params, x)).count('conv_general_dilated')
   assert filters == 9

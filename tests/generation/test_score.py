@@ -15,6 +15,7 @@ import soundfile
 
 from v2meow_jax import errors
 from v2meow_jax.encoders import motion
+from v2meow_jax.generation import score
 from v2meow_jax.generation.pipeline import Pipeline
 from v2meow_jax.generation.request import Request
 from v2meow_jax.sampling import Sampling
@@ -122,11 +123,11 @@ def test_guidance_changes_the_music_and_knobs_do_not_compile(pipeline, demo_clip
   plain = pipeline.generate(demo_clip, **asked)
   tokens = [run.streams['audio/semantic'] for run in (*runs, plain)]
   assert (tokens[0] != tokens[1]).any() and (tokens[1] != tokens[2]).any()
-  before = pipeline._generate._cache_size()
+  before = pipeline._generate.jitted._cache_size()
   pipeline.generate(
     demo_clip, duration=1.0, sampling={'semantic': Sampling(temperature=0.7, guidance=(('video', 7.0),))}
   )
-  assert pipeline._generate._cache_size() == before
+  assert pipeline._generate.jitted._cache_size() == before
 
 
 def test_music_without_a_video_needs_models_that_know_it(small_bundle, pipeline):
@@ -284,3 +285,20 @@ def test_a_mesh_gives_the_same_tokens(pipeline, small_bundle, demo_clip, tmp_pat
       np.testing.assert_array_equal(found[f'{n}|{name}'], stream)
   for runner in pipeline.stages:
     np.testing.assert_allclose(found[runner.stage.name], logits_of(runner, rows=4), atol=1e-4)
+
+
+def test_windows_have_keys_of_seed_video_stage_and_number():
+  """Bits that pieces made before hang on."""
+  seeds, marks, windows = [3, 2**31 + 7, 3], [2**32 - 5, None, None], [0, 2, 1]
+  made = score._folded(
+    np.asarray(seeds, np.uint32),
+    np.asarray([mark or 0 for mark in marks], np.uint32),
+    np.asarray([mark is not None for mark in marks]),
+    np.uint32(0xDEADBEEF),
+    np.asarray(windows, np.uint32),
+  )
+  for key, seed, mark, window in zip(made, seeds, marks, windows, strict=True):
+    wanted = jax.random.key(seed)
+    wanted = wanted if mark is None else jax.random.fold_in(wanted, mark)
+    wanted = jax.random.fold_in(jax.random.fold_in(wanted, 0xDEADBEEF), window)
+    np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(wanted))

@@ -45,7 +45,13 @@ class Conv(nn.Module):
 def centred(
   x: Float[Array, 'b t c'], taps: Float[Array, 'k c o'], dilation: int, halvings: int
 ) -> Float[Array, 'b t o']:
-  """y[t] = sum over k of x[t + (k - (K - 1) / 2) dilation] @ taps[k]; zeros lie around x; K is odd."""
+  """y[t] = sum over k of x[t + (k - (K - 1) / 2) dilation] @ taps[k]; zeros lie around x.
+
+  Raises:
+    ValueError: an even number K of taps has no centre.
+  """
+  if len(taps) % 2 == 0:
+    raise ValueError(f'a centred convolution has an odd number of taps, not {len(taps)}')
   batch, length, channels = x.shape
   rows, pad = -(-length // dilation), (len(taps) - 1) // 2 * dilation
   if not halvings:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
 
-from v2meow_jax import errors, programs
+from v2meow_jax import errors, programs, runtime
 from v2meow_jax.generation import guidance, windows
 from v2meow_jax.generation.request import Piece
 from v2meow_jax.generation.windows import Layout, Window
@@ -211,6 +211,7 @@ class Score:
         f'stage {stage.name!r}: {count} rows of {len(branches.weights)} branches do not fit into memory; '
         'decode fewer rows at once, use bfloat16, or guide by less'
       ) from error
+    runtime.give_back()
     for row, job in zip(tokens, jobs, strict=False):
       score.append(job, row)
 
