@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 
 from v2meow_jax import partitioning, programs
+from v2meow_jax.sampling import Sampling
+
+pytestmark = pytest.mark.skipif(
+  jax.default_backend() != 'cpu' or jax.device_count() > 1, reason='kept are programs of one CPU'
+)
 
 
 @pytest.fixture
@@ -73,7 +78,7 @@ def test_another_shape_type_tree_or_setting_is_another_program(folder, made, oth
 def test_other_code_another_closure_and_another_configuration_are_other_programs(folder, made, monkeypatch):
   x = np.ones((2, 3), np.float32)
   made()(x, 2.0)
-  made(about='closes over another network')(x, 2.0)
+  made(closed_over=('another network', 3))(x, 2.0)
   assert len(list(folder.iterdir())) == 2
   with jax.default_matmul_precision('highest'):
     made()(x, 2.0)
@@ -95,6 +100,17 @@ def test_the_code_is_all_of_the_package(tmp_path, monkeypatch):
   first = programs._code()
   code.write_text('x = 2')
   assert programs._code() != first
+  code.with_name('.#some.py').symlink_to('an editor that has it open')
+  assert programs._code() not in (None, first)
+
+
+def test_code_that_cannot_be_read_keeps_nothing(nothing_kept, tmp_path, monkeypatch):
+  monkeypatch.setattr(programs, '__file__', str(tmp_path / 'programs.py'))
+  assert programs._code() is None  # as in an archive
+  (tmp_path / 'gone.py').symlink_to('nowhere')
+  assert programs._code() is None
+  monkeypatch.setattr(programs, '_CODE', None)
+  assert nothing_kept() is None
 
 
 def test_code_that_was_changed_since_it_was_imported_keeps_nothing(folder, made, monkeypatch):
@@ -110,9 +126,32 @@ class Theirs(tuple):
 def test_what_is_not_this_package_s_is_not_kept(folder, made):
   x = np.ones((1, 1), np.float32)
   assert float(made()(x, 2.0, names=Theirs('a'))['total'][0, 0]) == 3
+  within = Sampling(suppress=(Theirs((1, 2)),))
+  object.__setattr__(within, 'suppress', Theirs(within.suppress))
+  assert float(made(closed_over=(3, {'a': within}))(x, 2.0)['total'][0, 0]) == 3
   kept = programs.Kept(lambda x: 2 * x)
   assert float(kept(x)[0, 0]) == 2
   assert not folder.exists()
+  made(closed_over=(3, {'a': Sampling()}))(x, 2.0)
+  assert folder.exists()
+
+
+@pytest.mark.parametrize(('count', 'backend'), [(2, 'cpu'), (1, 'gpu')])
+def test_nothing_is_kept_but_of_one_cpu(folder, made, monkeypatch, count, backend):
+  monkeypatch.setattr(jax, 'device_count', lambda: count)
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  assert float(made()(np.ones((1, 1), np.float32), 2.0)['total'][0, 0]) == 3
+  assert not folder.exists()
+
+
+def test_who_wants_to_see_each_operation_sees_it(folder, made):
+  kept, x = made(), np.ones((1, 1), np.float32)
+  kept(x, 2.0)
+  count = len(made.traced)
+  with jax.disable_jit():
+    kept(x, 2.0)
+    kept(x, 2.0)
+  assert len(made.traced) == count + 2
 
 
 def test_within_a_mesh_nothing_is_kept(folder, made, monkeypatch):
@@ -139,6 +178,7 @@ def test_without_what_jax_writes_programs_with_it_runs(folder, made, monkeypatch
   for name in [name for name in sys.modules if name.startswith('jax._src.export.ser')]:
     monkeypatch.delitem(sys.modules, name)
   assert float(made()(np.ones((1, 1), np.float32), 2.0)['total'][0, 0]) == 3
+  assert not folder.exists()
 
 
 def test_a_damaged_file_is_lowered_again_and_mended(folder, made):

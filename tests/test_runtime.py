@@ -1,5 +1,6 @@
 """What commands set before they run networks."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -69,7 +70,7 @@ print(kept, too_little, resident() - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='glibc alone is told')
+@pytest.mark.skipif(not hasattr(runtime._libc(), 'mallinfo2'), reason='glibc from 2.33 on is told')
 def test_much_memory_that_is_free_is_given_back():
   told = subprocess.run([sys.executable, '-c', GIVEN_BACK], capture_output=True, check=True).stdout
   kept, too_little, left = map(int, told.split())
@@ -110,3 +111,11 @@ def test_memory_is_used_again_where_jax_finds_nothing_but_cpus(
   runtime.begin()
   assert runtime.os.environ.get('JAX_PLATFORMS') == left
   assert bool(asked) == used_again
+
+
+def test_a_cache_that_is_named_empty_is_none():
+  program = 'from v2meow_jax import runtime; runtime.set_up(); import jax; print(jax.config.values[NAME])'
+  program = program.replace('NAME', "'jax_compilation_cache_dir'")
+  variables = os.environ | {'JAX_COMPILATION_CACHE_DIR': ''}
+  made = subprocess.run([sys.executable, '-c', program], env=variables, capture_output=True, check=True)
+  assert made.stdout.strip() == b'None'

@@ -5,6 +5,7 @@ process traces and lowers its networks anew, which for small ones takes several 
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -21,6 +22,8 @@ from jax import core, export
 from v2meow_jax import files, partitioning, stores
 
 BYTES = 2**28  # of all that is kept; what was not used for longest goes first
+# Configuration under which people want to see what a function does, one operation after the other.
+_SEEN = ('jax_disable_jit', 'jax_debug_nans', 'jax_debug_infs')
 _HASHED = 32  # bytes before a program, by which one that is damaged is known
 
 
@@ -34,40 +37,42 @@ class Kept:
   Args:
     function: of trees of arrays; its result is one too, of tuples, lists and dictionaries alone.
     static: names of its arguments that are none; all that there is to one is in its type and `repr`.
-    about: what else the program hangs on, such as what the function closes over.
+    closed_over: what else the program hangs on: what the function reads besides its arguments.
   """
 
-  def __init__(self, function: Callable, static: Iterable[str] = (), about: str = ''):
+  def __init__(self, function: Callable, static: Iterable[str] = (), closed_over: Any = None):
     self.jitted = jax.jit(function, static_argnames=tuple(static))
-    self._function, self._static, self._about = function, frozenset(static), about
+    self._function, self._static, self._closed_over = function, frozenset(static), closed_over
     self._signature = inspect.signature(function)
     self._ready: dict[Any, Callable] = {}
 
   def __call__(self, *args: Any, **settings: Any) -> Any:
     folder = _folder()
     alone = jax.default_backend() == 'cpu' and jax.device_count() == 1 and partitioning.current() is None
-    if folder is None or not alone:
+    if folder is None or not alone or any(getattr(jax.config, name, False) for name in _SEEN):
       return self.jitted(*args, **settings)
     given = self._signature.bind(*args, **settings).arguments
     static = {name: given.pop(name) for name in sorted(self._static & given.keys())}
     leaves, tree = jax.tree.flatten(dict(given))
-    traced = any(isinstance(leaf, core.Tracer) for leaf in leaves)
-    if traced or not all(map(_is_ours, (self._function, *map(type, static.values())))):
+    if any(isinstance(leaf, core.Tracer) for leaf in leaves):
       return self.jitted(*args, **settings)
     key = (tuple(static.items()), tree, tuple(map(jax.typeof, leaves)), _settings())
     if key not in self._ready:
       # Of leaves alone: what is exported knows no types of ours.
       flat = jax.jit(lambda *leaves: self._function(**static, **jax.tree.unflatten(tree, leaves)))
-      told = [
-        f'{name} {type(value).__module__}.{type(value).__qualname__} {value!r}' for name, value in key[0]
-      ]
-      path = folder / self._name([*told, *map(str, key[1:])])
-      self._ready[key] = _found(path) or _made(path, flat, leaves)
+      path = folder / self._name([*map(_told, static.items()), *map(str, key[1:])])
+      ours = _is_code(self._function) and _is_ours((*static.values(), self._closed_over))
+      self._ready[key] = (_found(path) or _made(path, flat, leaves)) if ours else flat
     return self._ready[key](*leaves)
 
   def _name(self, told: list[str]) -> str:
-    here = [self._function.__module__, self._function.__qualname__, self._about, *_machine(), _CODE]
-    return hashlib.sha256('\n'.join([*here, *told]).encode()).hexdigest()
+    here = [self._function.__module__, self._function.__qualname__, repr(self._closed_over), *_machine()]
+    return hashlib.sha256('\n'.join([*here, str(_CODE), *told]).encode()).hexdigest()
+
+
+def _told(setting: tuple[str, Any]) -> str:
+  name, value = setting
+  return f'{name} {type(value).__module__}.{type(value).__qualname__} {value!r}'
 
 
 def _found(path: pathlib.Path) -> Callable | None:
@@ -114,12 +119,21 @@ def _bound(folder: pathlib.Path) -> None:
 def _folder() -> pathlib.Path | None:
   place = jax.config.values['jax_compilation_cache_dir']
   there = place and jax.config.values['jax_enable_compilation_cache'] and not stores.is_remote(place)
-  return pathlib.Path(place, 'lowered') if there else None
+  return pathlib.Path(place, 'lowered') if there and _CODE is not None else None
 
 
-def _is_ours(what: Any) -> bool:
-  """Whether all that there is to a function or type is in this package's code, or Python's."""
-  return what.__module__.split('.')[0] in (__package__, 'builtins')
+def _is_code(what: Any) -> bool:
+  """Whether a function or type is this package's, or Python's."""
+  return what.__module__.split('.')[0] in (__package__, 'builtins', 'fractions')
+
+
+def _is_ours(value: Any) -> bool:
+  """Whether a value is of such types throughout, so that a hash of this package's code tells all theirs."""
+  parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+  if dataclasses.is_dataclass(value):
+    # What is not shown, a Linen module's parent for one, is no setting.
+    parts = [getattr(value, field.name) for field in dataclasses.fields(value) if field.repr]
+  return _is_code(type(value)) and all(map(_is_ours, parts))
 
 
 def _settings() -> tuple:
@@ -133,12 +147,16 @@ def _machine() -> tuple[str, ...]:
   return device.platform, device.device_kind, jax.__version__, jaxlib.__version__, flax.__version__
 
 
-def _code() -> str:
-  """A hash of this package's code."""
+def _code() -> str | None:
+  """A hash of this package's code; None where it cannot be read, as in an archive."""
   digest = hashlib.sha256()
-  for path in sorted(pathlib.Path(__file__).parent.rglob('*.py')):
-    digest.update(path.read_bytes())
-  return digest.hexdigest()
+  paths = [path for path in pathlib.Path(__file__).parent.rglob('*.py') if not path.name.startswith('.')]
+  try:
+    for path in sorted(paths):
+      digest.update(path.read_bytes())
+  except OSError:
+    return None
+  return digest.hexdigest() if paths else None
 
 
 _CODE = _code()  # as it was imported

@@ -54,7 +54,7 @@ def use_memory_again() -> None:
   small one meanwhile, the next as large lies beside it; see `give_back`. Threads that have memory of their
   own keep it, so this comes before JAX begins its. Without glibc it does nothing.
   """
-  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+  mallopt = getattr(_libc(), 'mallopt', None)
   if mallopt is not None:
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, -1)
@@ -65,13 +65,20 @@ def give_back(least: int = 2**30) -> None:
   """Gives what the process keeps but does not use back to the system, if it is so many bytes.
 
   Between pieces of work that each take long and have arrays of gigabytes, which else might lie beside where
-  the last ones were.
+  the last ones were. What was given back before counts as free. Without glibc 2.33 it does nothing.
   """
-  libc = ctypes.CDLL(None)
-  if hasattr(libc, 'malloc_trim') and hasattr(libc, 'mallinfo2'):
+  libc = _libc()
+  if libc is not None and hasattr(libc, 'malloc_trim') and hasattr(libc, 'mallinfo2'):
     libc.mallinfo2.restype = _Mallinfo
     if libc.mallinfo2().fordblks >= least:
       libc.malloc_trim(0)
+
+
+def _libc() -> ctypes.CDLL | None:
+  try:
+    return ctypes.CDLL(None)
+  except (OSError, TypeError):  # a Python without one that can be asked
+    return None
 
 
 class _Mallinfo(ctypes.Structure):
@@ -84,10 +91,12 @@ class _Mallinfo(ctypes.Structure):
 
 def _keep_programs(run_dir: str) -> None:
   """In the user's cache folder, unless the user says by JAX's own variable where or that not."""
-  if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
-    return
   import jax
 
+  if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
+    if not os.environ['JAX_COMPILATION_CACHE_DIR']:  # JAX would take it for the current folder here and there
+      jax.config.update('jax_compilation_cache_dir', None)
+    return
   remote = stores.is_remote(run_dir)
   place = f'{run_dir.rstrip("/")}/compiled' if remote else str(files.cache() / 'compiled')
   jax.config.update('jax_compilation_cache_dir', place)

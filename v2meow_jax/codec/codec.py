@@ -107,9 +107,8 @@ class Codec:
     def decode(weights, codes):
       return run(weights, rvq.decode(weights['codebooks'], codes), method='decode')
 
-    about = repr((config, dtype))
     self._run = run
-    self._encode, self._decode = (programs.Kept(way, about=about) for way in (encode, decode))
+    self._encode, self._decode = (programs.Kept(way, closed_over=(config, dtype)) for way in (encode, decode))
     self._quantize = jax.jit(lambda weights, latents: rvq.encode(weights['codebooks'], latents))
     self._dequantize = jax.jit(lambda weights, codes: rvq.decode(weights['codebooks'], codes))
 
