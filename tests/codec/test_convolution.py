@@ -28,8 +28,8 @@ def test_an_even_number_of_taps_has_no_centre():
 
 
 @pytest.mark.parametrize('halvings', [0, 1, 2, 3])
-@pytest.mark.parametrize('length', [1, 2, 7, 40])
-@pytest.mark.parametrize(('kernel', 'dilation'), [(1, 1), (3, 1), (7, 1), (7, 3), (7, 9), (5, 2)])
+@pytest.mark.parametrize('length', [2, 41])
+@pytest.mark.parametrize(('kernel', 'dilation'), [(1, 1), (3, 1), (7, 9), (5, 2)])
 def test_outputs_are_the_definition_s(halvings, length, kernel, dilation):
   x, taps = noise(2, length, 5), noise(kernel, 5, 4)
   made = convolution.centred(x, taps, dilation, halvings)
