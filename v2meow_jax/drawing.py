@@ -41,8 +41,14 @@ def draw(
     FigureCanvasAgg(figure).print_png(temporary, pil_kwargs={'compress_level': 3})
 
 
-def drawn(audio, sample_rate: int, streams: Sequence, title: str, pictures=None):
-  """The figure that `draw` writes."""
+def drawn(
+  audio: Float[np.ndarray, 'samples channels'] | None,
+  sample_rate: int,
+  streams: Sequence[tuple[Stream, np.ndarray]],
+  title: str,
+  pictures: UInt8[np.ndarray, 'n height width 3'] | None = None,
+):
+  """The figure that `draw` writes, of the same arguments."""
   from matplotlib.figure import Figure  # one of pyplot's would be kept
 
   lengths = [len(elements) / float(stream.rate) for stream, elements in streams]

@@ -30,6 +30,11 @@ def codec(name, **settings):
   return Codec(*published.convert(load(name)[0], {'sampling_rate': rate} | settings))
 
 
+def off(audio, wanted):
+  """The greatest error, over the RMS of what is wanted."""
+  return np.abs(audio - wanted).max() / np.sqrt(np.mean(wanted.astype(np.float64) ** 2))
+
+
 def test_there_is_a_fixture_of_every_model_and_of_both_authors():
   assert set(NAMES) == {*RATES, 'dac_44k_authors', 'encodec_24k_authors'}
 
@@ -46,10 +51,7 @@ def test_codes_and_audio_are_those_of_the_published_code(name):
   audio = made.decode(told['codes'].astype(int))[..., 0]
   wanted = told['decoded']
   assert audio.shape[1] == codes.shape[1] * made.hop >= wanted.shape[1]
-  error = np.abs(audio[:, : wanted.shape[1]] - wanted).max() / np.sqrt(
-    np.mean(wanted.astype(np.float64) ** 2)
-  )
-  assert error < 1e-4
+  assert off(audio[:, : wanted.shape[1]], wanted) < 1e-4
   assert not audio[:, wanted.shape[1] :].any()
 
 
@@ -58,10 +60,7 @@ def test_audio_is_theirs_with_fewer_products(name, monkeypatch):
   monkeypatch.setattr(convolution, 'CHANNELS', 1)
   made, (_, told) = codec(name), load(name)
   audio, wanted = made.decode(told['codes'].astype(int))[..., 0], told['decoded']
-  error = np.abs(audio[:, : wanted.shape[1]] - wanted).max() / np.sqrt(
-    np.mean(wanted.astype(np.float64) ** 2)
-  )
-  assert error < 1e-4
+  assert off(audio[:, : wanted.shape[1]], wanted) < 1e-4
 
 
 # That every model's layers stream is in test_stream.py; one of each family here.
@@ -84,8 +83,7 @@ def test_in_blocks_the_result_is_the_same(name):
     out += [] if audio is None else [audio]
   audio = np.concatenate(out, 1)[..., 0]
   wanted = told['decoded']
-  error = np.abs(audio - wanted).max() / np.sqrt(np.mean(wanted.astype(np.float64) ** 2))
-  assert audio.shape == wanted.shape and error < 1e-4
+  assert audio.shape == wanted.shape and off(audio, wanted) < 1e-4
 
 
 def test_fewer_levels_are_the_first_ones():
