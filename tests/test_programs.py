@@ -1,5 +1,6 @@
 """Programs that another process has lowered."""
 
+import concurrent.futures
 import os
 import pathlib
 import subprocess
@@ -54,6 +55,15 @@ def test_what_one_process_has_lowered_another_runs_without_tracing(folder, made)
   np.testing.assert_array_equal(second['total'], 2 * x + 2)
   again(x, factor=3.0, names=('a', 'b'))  # named or not, and other values: the same program
   assert len(made.traced) == count and len(again._ready) == 1
+
+
+def test_threads_that_want_one_program_at_once_share_it(folder, made):
+  kept, x = made(), np.ones(3, np.float32)
+  with concurrent.futures.ThreadPoolExecutor(8) as threads:
+    results = list(threads.map(lambda _: kept(x, 2.0), range(8)))
+  assert len(made.traced) == 1 and len(list(folder.iterdir())) == 1
+  for result in results:
+    np.testing.assert_array_equal(result['total'], results[0]['total'])
 
 
 @pytest.mark.parametrize(

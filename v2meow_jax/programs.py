@@ -4,6 +4,7 @@ JAX's own cache spares a process the compiling, but is asked with the lowered pr
 process traces and lowers its networks anew, which for small ones takes several times as long as running them.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -11,6 +12,7 @@ import hashlib
 import inspect
 import os
 import pathlib
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -45,6 +47,7 @@ class Kept:
     self._function, self._static, self._closed_over = function, frozenset(static), closed_over
     self._signature = inspect.signature(function)
     self._ready: dict[Any, Callable] = {}
+    self._making = threading.RLock()
 
   def __call__(self, *args: Any, **settings: Any) -> Any:
     folder = _folder()
@@ -57,12 +60,13 @@ class Kept:
     if any(isinstance(leaf, core.Tracer) for leaf in leaves):
       return self.jitted(*args, **settings)
     key = (tuple(static.items()), tree, tuple(map(jax.typeof, leaves)), _settings())
-    if key not in self._ready:
-      # Of leaves alone: what is exported knows no types of ours.
-      flat = jax.jit(lambda *leaves: self._function(**static, **jax.tree.unflatten(tree, leaves)))
-      path = folder / self._name([*map(_told, static.items()), *map(str, key[1:])])
-      ours = _is_code(self._function) and _is_ours((*static.values(), self._closed_over))
-      self._ready[key] = (_found(path) or _made(path, flat, leaves)) if ours else flat
+    with self._making:  # once, if several threads want it
+      if key not in self._ready:
+        # Of leaves alone: what is exported knows no types of ours.
+        flat = jax.jit(lambda *leaves: self._function(**static, **jax.tree.unflatten(tree, leaves)))
+        path = folder / self._name([*map(_told, static.items()), *map(str, key[1:])])
+        ours = _is_code(self._function) and _is_ours((*static.values(), self._closed_over))
+        self._ready[key] = (_found(path) or _made(path, flat, leaves)) if ours else flat
     return self._ready[key](*leaves)
 
   def _name(self, told: list[str]) -> str:
@@ -134,6 +138,12 @@ def _is_ours(value: Any) -> bool:
     # What is not shown, a Linen module's parent for one, is no setting.
     parts = [getattr(value, field.name) for field in dataclasses.fields(value) if field.repr]
   return _is_code(type(value)) and all(map(_is_ours, parts))
+
+
+def settings_are_shared() -> bool:
+  """Whether other threads have JAX's settings as this one has, where no block changes them."""
+  with concurrent.futures.ThreadPoolExecutor(1) as other:
+    return other.submit(_settings).result() == _settings()
 
 
 def _settings() -> tuple:

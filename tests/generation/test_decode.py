@@ -5,8 +5,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from small import decode_crop
+from small import decode_crop, random_batch
 
+from v2meow_jax.generation import decode
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.sampling import Sampling
@@ -120,3 +121,32 @@ def test_every_token_is_drawn_from_its_own_key():
   rows = [tuple(row[4:].ravel()) for row in np.asarray(tokens)]
   assert all(len(set(row)) >= 3 for row in rows)  # of 13 codes in 6 draws; 2 or fewer: 1 in 5000
   assert all(a != b for a, b in itertools.combinations(rows, 2))
+
+
+@pytest.mark.parametrize(
+  ('rows', 'cores', 'parts'), [(32, 2, 2), (32, 64, 2), (96, 3, 3), (33, 2, 1), (32, 1, 1)]
+)
+def test_many_rows_go_in_parts_and_come_back_in_order(rows, cores, parts, monkeypatch):
+  calls, whole = [], decode.compiled
+  monkeypatch.setattr('os.cpu_count', lambda: cores)
+  monkeypatch.setattr(decode, 'compiled', lambda *given, **kw: calls.append(given) or whole(*given, **kw))
+  model, params, batch = model_of('delay'), params_of('delay'), random_batch(model_of('delay').stage, rows)
+  keys = jax.random.split(jax.random.key(1), rows)
+  known = np.random.default_rng(2).integers(0, 13, (rows, 2, DEPTH)).astype(np.int32)
+  made = decode_crop(model, params, batch, known, keys, FREE)
+  assert [len(given[3]) for given in calls] == [rows // parts] * parts
+  for row in (0, rows // 2, rows - 1):
+    one = {name: value[row : row + 1] for name, value in batch.items()}
+    alone = decode_crop(model, params, one, known[row : row + 1], keys[row : row + 1], FREE)
+    np.testing.assert_array_equal(made[row], alone[0])
+
+
+def test_what_a_block_says_of_jax_holds_for_many_rows_too(monkeypatch):
+  calls, whole = [], decode.compiled
+  monkeypatch.setattr('os.cpu_count', lambda: 2)
+  monkeypatch.setattr(decode, 'compiled', lambda *given, **kw: calls.append(given) or whole(*given, **kw))
+  model, rows = model_of('delay'), 32
+  batch, keys = random_batch(model.stage, rows), jax.random.split(jax.random.key(1), rows)
+  with jax.default_matmul_precision('highest'):
+    decode_crop(model, params_of('delay'), batch, np.zeros((rows, 0, DEPTH), np.int32), keys, FREE)
+  assert [len(given[3]) for given in calls] == [rows]

@@ -15,7 +15,7 @@ import soundfile
 
 from v2meow_jax import errors
 from v2meow_jax.encoders import motion
-from v2meow_jax.generation import score
+from v2meow_jax.generation import decode, score
 from v2meow_jax.generation.pipeline import Pipeline
 from v2meow_jax.generation.request import Request
 from v2meow_jax.sampling import Sampling
@@ -123,11 +123,11 @@ def test_guidance_changes_the_music_and_knobs_do_not_compile(pipeline, demo_clip
   plain = pipeline.generate(demo_clip, **asked)
   tokens = [run.streams['audio/semantic'] for run in (*runs, plain)]
   assert (tokens[0] != tokens[1]).any() and (tokens[1] != tokens[2]).any()
-  before = pipeline._generate.jitted._cache_size()
+  before = decode.compiled.jitted._cache_size()
   pipeline.generate(
     demo_clip, duration=1.0, sampling={'semantic': Sampling(temperature=0.7, guidance=(('video', 7.0),))}
   )
-  assert pipeline._generate.jitted._cache_size() == before
+  assert decode.compiled.jitted._cache_size() == before
 
 
 def test_music_without_a_video_needs_models_that_know_it(small_bundle, pipeline):

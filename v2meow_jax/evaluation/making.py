@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Callable, Sequence
 
-from v2meow_jax import errors
+from v2meow_jax import drawing, errors
 from v2meow_jax.bundles import Bundle
 from v2meow_jax.generation import results
 from v2meow_jax.generation.pipeline import Pipeline
@@ -43,10 +43,11 @@ def make(
     todo = [task for task in todo if task.name not in failures]
     if not todo:
       return failures
-    session = Session(pipeline, out, sampling, target, alone=len(tasks) == 1)
     try:
-      for _ in session.work(todo, about, together, progress):
-        pass
+      with drawing.beside() as painter:
+        session = Session(pipeline, out, sampling, target, len(tasks) == 1, painter)
+        for _ in session.work(todo, about, together, progress):
+          pass
     except errors.MemoryExhausted:
       if together == 1 and pipeline.rows == 1:
         raise

@@ -1,5 +1,7 @@
 """The files of a piece that was generated: film, music, picture, and what was asked for."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -74,6 +76,7 @@ def write(
   target: float = loudness.MUSIC,
   playable: bool = False,
   watch: Callable[[], None] = lambda: None,
+  painter: concurrent.futures.Executor | None = None,
 ) -> list[pathlib.Path]:
   """Writes the music (.wav), with the video's pictures (.mp4), drawn (.png), and `about` (.json), the last.
 
@@ -87,6 +90,7 @@ def write(
     target: loudness of the music, in LUFS.
     playable: the film's pictures are encoded again where browsers would not play them.
     watch: called all the time while the film is written; what it raises ends the writing.
+    painter: draws the picture meanwhile; see `drawing.beside`.
 
   Returns:
     the files' paths.
@@ -94,13 +98,34 @@ def write(
   paths = {suffix: folder / f'{name}.{suffix}' for suffix in SUFFIXES}
   music = loudness.normalize_loudness(made.audio, made.sample_rate, target)
   paths['json'].unlink(missing_ok=True)
+  shown = [(stream, made.streams[stream.name]) for stream in pipeline.shown(made)]
+  picture = (paths['png'], music, made.sample_rate, shown, f'{name}, seed {wanted.seed}')
+  drawn = _begin_drawing(painter, picture)
   audio.write_wav(paths['wav'], music, made.sample_rate)
   if wanted.video is None:
     del paths['mp4']
   else:
     seconds = len(music) / made.sample_rate
     mux.mux(wanted.video, music, made.sample_rate, paths['mp4'], seconds, playable=playable, watch=watch)
-  shown = [(stream, made.streams[stream.name]) for stream in pipeline.shown(made)]
-  drawing.draw(paths['png'], music, made.sample_rate, shown, f'{name}, seed {wanted.seed}')
+  drawn()
   files.write_text(paths['json'], json.dumps(about, indent=2) + '\n')
   return list(paths.values())
+
+
+def _begin_drawing(painter: concurrent.futures.Executor | None, picture: tuple) -> Callable[[], None]:
+  """What waits for the picture: drawn by the painter, or here where there is none or it was killed."""
+  broken = concurrent.futures.BrokenExecutor
+  begun = None
+  if painter is not None:
+    with contextlib.suppress(broken):
+      begun = painter.submit(drawing.draw, *picture)
+
+  def finish() -> None:
+    try:
+      if begun is not None:
+        return begun.result()
+    except broken:
+      pass
+    drawing.draw(*picture)
+
+  return finish

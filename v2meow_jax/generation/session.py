@@ -1,5 +1,6 @@
 """Works tasks off, some side by side; what goes wrong with one of several is that one's own failure."""
 
+import concurrent.futures
 import dataclasses
 import pathlib
 import time
@@ -38,16 +39,23 @@ class Session:
     sampling: by stage.
     target: loudness of the music, in LUFS.
     alone: there is a single task, whose failure is raised.
+    painter: draws the pictures; see `drawing.beside`.
 
   Attributes:
     failures: by the task's name, why it has no result.
   """
 
   def __init__(
-    self, pipeline: Pipeline, out: pathlib.Path, sampling: Mapping[str, Sampling], target: float, alone: bool
+    self,
+    pipeline: Pipeline,
+    out: pathlib.Path,
+    sampling: Mapping[str, Sampling],
+    target: float,
+    alone: bool,
+    painter: concurrent.futures.Executor | None = None,
   ):
     self.pipeline, self.out, self.sampling, self.target = pipeline, out, sampling, target
-    self.alone = alone
+    self.alone, self.painter = alone, painter
     self.failures: dict[str, str] = {}
 
   def work(
@@ -77,9 +85,9 @@ class Session:
 
   def _write(self, task: Task, made: Generated, about: dict[str, Any]) -> Done | None:
     began = time.perf_counter()
-    place = (self.out, task.name)
+    given = (self.out, task.name, self.pipeline, made, task.request, about)
     try:
-      paths = results.write(*place, self.pipeline, made, task.request, about, target=self.target)
+      paths = results.write(*given, target=self.target, painter=self.painter)
     except (errors.InputError, OSError) as error:
       if self.alone:
         raise
