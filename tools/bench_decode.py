@@ -6,10 +6,11 @@ Ours is the whole loop that generation runs (embedding, layers, heads, drawing) 
 context; a step's time is the difference of runs that end after few and after many steps. The peer's (torch
 and transformers) is its forward pass and drawing, with its own growing cache. Both draw from the likeliest
 100, and begin with a cache of zeros, for reading many rows of long contexts takes a hundred times as long as
-the steps. Each runs in a process of its own, so that one's memory is free for the other: ours as a command
-does, the peer as it comes. The limit is what no step can undercut: on a CPU the layers' products alone, at
-their own shapes and each with its own weights; elsewhere reading weights and cache once at the speed at which
-an array is summed.
+the steps. Each runs in processes of its own, so that one's memory is free for the other: ours as a command
+does, the peer as it comes; in turn, for a machine's speed changes within minutes. Told are medians of the
+times and of the ratios. The limit is what no step can undercut: on a CPU the layers' products alone, at their
+own shapes and each with its own weights; elsewhere reading weights and cache once at the speed at which an
+array is summed.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import importlib.util
 import statistics
 import sys
 import time
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -169,26 +171,44 @@ def main() -> int:
   for dtype in args.dtypes.split(','):
     for batch in map(int, args.batches.split(',')):
       for context in map(int, args.contexts.split(',')):
-        its = None
+        cell = args, dtype, batch, context
+        rounds = [our_times(*cell)] if args.no_peer else [both_times(*cell) for _ in range(args.repeats)]
+        row = {'device': rounds[0]['device'], 'dtype': dtype, 'batch': batch, 'context': context}
+        row |= {'top_k': args.top_k, 'repeats': args.repeats}
+        row |= {
+          name: statistics.median(found[name] for found in rounds) for name in rounds[0] if name != 'device'
+        }
+        row['steps_a_second'] = 1e3 / row['ours_ms']
         if not args.no_peer:
-          with workers.pool(1) as process:
-            its = process.submit(peer_seconds, args, dtype, batch, context).result()
-        with workers.pool(1, runtime.begin) as process:
-          process.submit(measure, args, dtype, batch, context, its).result()
+          ratios = [found['ratio'] for found in rounds]
+          row |= {'least_ratio': min(ratios), 'greatest_ratio': max(ratios)}
+        timing.tell(row, args.json)
   return 0
 
 
-def measure(args: argparse.Namespace, dtype: str, batch: int, context: int, its: float | None) -> None:
-  """A row; `its` is the peer's time of a step."""
+def both_times(args: argparse.Namespace, dtype: str, batch: int, context: int) -> dict[str, Any]:
+  """What `our_times` says, after the peer's, and the ratio."""
+  with workers.pool(1) as process:
+    its = 1e3 * process.submit(peer_seconds, args, dtype, batch, context).result()
+  mine = our_times(args, dtype, batch, context, repeats=1)
+  return mine | {'musicgen_ms': its, 'ratio': its / mine['ours_ms']}
+
+
+def our_times(
+  args: argparse.Namespace, dtype: str, batch: int, context: int, repeats: int = 0
+) -> dict[str, Any]:
+  """The device, and milliseconds of one of our steps and of the limit, by another process."""
+  with workers.pool(1, runtime.begin) as process:
+    return process.submit(measure, args, dtype, batch, context, repeats or args.repeats).result()
+
+
+def measure(args: argparse.Namespace, dtype: str, batch: int, context: int, repeats: int) -> dict[str, Any]:
+  """See `our_times`."""
   longest = max(map(int, args.contexts.split(',')))
   model, params = build(args, dtype, longest)
-  sampling = Sampling(top_k=args.top_k)
-  mine = step_seconds(ours(model, params, batch, context, sampling), args.repeats)
-  row = {'dtype': dtype, 'batch': batch, 'context': context, 'top_k': args.top_k, 'ours_ms': 1e3 * mine}
-  row |= {'limit_ms': 1e3 * limit(model, params, batch, context), 'steps_a_second': 1 / mine}
-  if its is not None:
-    row |= {'musicgen_ms': 1e3 * its, 'ratio': its / mine}
-  timing.tell(row, args.json)
+  mine = step_seconds(ours(model, params, batch, context, Sampling(top_k=args.top_k)), repeats)
+  found = {'ours_ms': 1e3 * mine, 'limit_ms': 1e3 * limit(model, params, batch, context)}
+  return {'device': timing.device(), **found}
 
 
 if __name__ == '__main__':

@@ -43,8 +43,11 @@ def device() -> str:
 
 
 def tell(row: dict[str, Any], path: str | None) -> None:
-  """Prints a row of results, and appends it at once to a file of JSON lines, where one is named."""
-  row = {'device': device()} | row
+  """Prints a row of results, and appends it at once to a file of JSON lines, where one is named.
+
+  A row that does not say of which device it is is of this process's.
+  """
+  row = row if 'device' in row else {'device': device()} | row
   print('  '.join(f'{key} {_short(value)}' for key, value in row.items()), flush=True)
   if path:
     with pathlib.Path(path).open('a') as file:

@@ -1,39 +1,17 @@
 """A picture of a piece: its film's pictures, spectrogram, and streams over one axis of time."""
 
-import concurrent.futures
-import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from v2meow_jax import files, names, workers
+from v2meow_jax import files, names
 from v2meow_jax.encoders.motion import COLUMNS
 from v2meow_jax.streams import Stream
 
 WIDTH = 12  # inches of 100 pixels
-
-
-@contextlib.contextmanager
-def beside(wanted: bool = True) -> Iterator[concurrent.futures.Executor | None]:
-  """A process that runs `draw` while this one works; none where there is a single core for both.
-
-  To be begun early: it takes a second until it is ready.
-  """
-  if not wanted or (os.cpu_count() or 1) < 2:
-    yield None
-    return
-  with workers.pool(1, kill=True) as made:
-    made.submit(_import)
-    yield made
-
-
-def _import() -> None:
-  """Imports what `draw` needs."""
-  from matplotlib.backends import backend_agg  # noqa: F401
-  from matplotlib.figure import Figure  # noqa: F401
 
 
 def draw(

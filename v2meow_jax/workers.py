@@ -12,35 +12,30 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def pool(
-  count: int, begin: Callable[[], None] | None = None, kill: bool = False
-) -> Iterator[concurrent.futures.Executor]:
+def pool(count: int, begin: Callable[[], None] | None = None) -> Iterator[concurrent.futures.Executor]:
   """Processes that run functions; an exception ends the jobs under way, which remove what is half-written.
 
   Args:
     count: of the processes.
     begin: called in each of them first.
-    kill: at the end, when all results are there, rather than wait while Python takes them apart.
   """
   # Spawned: JAX and TensorFlow run threads that do not survive a fork.
   context = multiprocessing.get_context('spawn')
   made = concurrent.futures.ProcessPoolExecutor(count, context, initializer=_begin, initargs=(begin,))
   before = set(multiprocessing.active_children())
-
-  def children() -> set:
-    return set(multiprocessing.active_children()) - before
-
   try:
     yield made
-    if kill:
-      for child in children():
-        child.kill()
   except BaseException:
-    for child in children():
+    for child in set(multiprocessing.active_children()) - before:
       child.terminate()
     raise
   finally:
     made.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+  """Processor cores that this process may run on."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def is_worker() -> bool:

@@ -144,14 +144,3 @@ def test_few_candidates_give_what_all_would(settings):
 def test_of_equal_logits_just_k_stay():
   kept = np.isfinite(draw_lib.restrict(np.zeros((2, 3, 30), np.float32), Sampling(top_k=5).knobs()))
   assert (kept.sum(-1) == 5).all() and kept[..., :5].all()
-
-
-@pytest.mark.parametrize('temperature', [1.0, 0.0])
-def test_drawing_is_jaxs_and_of_equals_the_first(temperature):
-  keys, logits = jax.random.split(jax.random.key(3), 5), np.round(logits_of(5, 3, 40))
-  logits[0, :, 7:] = -np.inf
-  drawn = draw(keys, logits, Sampling(temperature=temperature))
-  theirs = jax.vmap(jax.random.categorical)(keys, logits) if temperature else logits.argmax(-1)
-  np.testing.assert_array_equal(drawn, theirs)
-  if not temperature:
-    assert (np.sort(logits, -1)[..., -1] == np.sort(logits, -1)[..., -2]).any()

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from v2meow_jax import drawing, errors
+from v2meow_jax import errors
 from v2meow_jax.generation import results, session, tasks
 from v2meow_jax.generation.pipeline import Generated, Pipeline
 from v2meow_jax.generation.request import Request
@@ -72,25 +72,6 @@ def test_a_name_is_data_in_the_pictures_title_and_the_json(tmp_path, name):
   paths = results.write(tmp_path, name, Made(), made, wanted, about)
   assert sorted(path.suffix for path in paths) == ['.json', '.png', '.wav']
   assert sorted(os.listdir(tmp_path)) == sorted(path.name for path in paths)
-
-
-def test_a_process_beside_draws_the_same_picture_and_is_missed_by_nobody_when_it_is_killed(tmp_path):
-  wanted = Request(None, duration=1.0)
-  about = results.describe(wanted, 'd', {'s': Sampling()}, 'float32', -16)
-  made = Made().generate_batch([wanted])[0]
-
-  def picture(name, painter):
-    paths = results.write(tmp_path, name, Made(), made, wanted, about, painter=painter)
-    return next(path for path in paths if path.suffix == '.png').read_bytes()
-
-  here = picture('a', None)
-  with drawing.beside() as painter:
-    assert painter is None or painter.submit(os.getpid).result() != os.getpid()
-    assert picture('a', painter) == here
-    if painter is not None:
-      assert painter.submit(os._exit, 1).exception() is not None
-    assert picture('a', painter) == here
-  assert sorted(os.listdir(tmp_path)) == ['a.json', 'a.png', 'a.wav']
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """`v2meow generate`: music for videos, from a bundle."""
 
 import argparse
-import concurrent.futures
 import pathlib
 import sys
 import time
 
-from v2meow_jax import bundles, drawing, errors, names, runtime, terminal
+from v2meow_jax import bundles, errors, names, painter, runtime, terminal
 from v2meow_jax.commands import network_options
 from v2meow_jax.generation import options, results, streaming, tasks
 from v2meow_jax.generation.pipeline import Pipeline
@@ -61,12 +60,12 @@ def main(argv: list[str]) -> int:
     raise errors.ConfigError('--begin_seconds: there is no --begin that it would be of')
   if args.stream and args.resume:
     raise errors.ConfigError('--stream writes no results that --resume could look for; leave one of them out')
-  with drawing.beside(not args.stream) as painter:
-    return _generate(args, painter)
+  with painter.beside(not args.stream) as artist:
+    return _generate(args, artist)
 
 
-def _generate(args: argparse.Namespace, painter: concurrent.futures.Executor | None) -> int:
-  """The command's work; `painter` draws the pictures."""
+def _generate(args: argparse.Namespace, artist: painter.Painter) -> int:
+  """The command's work; `artist` draws the pictures."""
   began = time.perf_counter()
   shared = {'prompt': args.prompt, 'style': args.style, 'seed': args.seed, 'duration': args.duration}
   shared |= {'beginning': args.begin, 'beginning_seconds': args.begin_seconds}
@@ -95,7 +94,7 @@ def _generate(args: argparse.Namespace, painter: concurrent.futures.Executor | N
   if args.stream:
     streaming.write(pipeline, asked[0].request, sampling, target, sys.stdout.buffer, terminal.say)
     return 0
-  session = Session(pipeline, args.out, sampling, target, len(asked) == 1, painter)
+  session = Session(pipeline, args.out, sampling, target, len(asked) == 1, artist)
   with terminal.Progress() as progress:
     for piece in session.work(todo, about, args.clips, progress.update):
       for path in piece.paths:

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Callable, Sequence
 
-from v2meow_jax import drawing, errors
+from v2meow_jax import errors, painter
 from v2meow_jax.bundles import Bundle
 from v2meow_jax.generation import results
 from v2meow_jax.generation.pipeline import Pipeline
@@ -44,8 +44,8 @@ def make(
     if not todo:
       return failures
     try:
-      with drawing.beside() as painter:
-        session = Session(pipeline, out, sampling, target, len(tasks) == 1, painter)
+      with painter.beside() as artist:
+        session = Session(pipeline, out, sampling, target, len(tasks) == 1, artist)
         for _ in session.work(todo, about, together, progress):
           pass
     except errors.MemoryExhausted:

@@ -1,7 +1,6 @@
 """The compiled decode loop of one stage: prefill, then one step after the other, on the device."""
 
 import concurrent.futures
-import os
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 from jax import core
 from jaxtyping import Array, Bool, Float, Int
 
-from v2meow_jax import linen, partitioning, programs, stages
+from v2meow_jax import linen, partitioning, programs, stages, workers
 from v2meow_jax.generation import draw, guidance
 from v2meow_jax.models import cache as cache_lib
 from v2meow_jax.models.stage_model import StageModel
@@ -126,8 +125,9 @@ def generate_here(
 
   On CPUs XLA gives attention and most of drawing to one core: there many rows go in parts, side by side.
   """
-  parts, rows = min(len(known) // ROWS_A_THREAD, os.cpu_count() or 1), (batch, known, counts, keys)
-  if parts < 2 or len(known) % parts or not _on_threads(known):
+  most, rows = min(len(known) // ROWS_A_THREAD, workers.cores()), (batch, known, counts, keys)
+  parts = max((parts for parts in range(2, most + 1) if len(known) % parts == 0), default=1)
+  if parts == 1 or not _on_threads((params, rows, shared)):
     return compiled(model, params, *rows, *shared, **settings)
   size = len(known) // parts
 
@@ -139,7 +139,8 @@ def generate_here(
     return jnp.asarray(np.concatenate(list(pool.map(run, range(parts)))))
 
 
-def _on_threads(known: Array | np.ndarray) -> bool:
-  """Whether other threads of this process can compute what this one would."""
+def _on_threads(given: Any) -> bool:
+  """Whether other threads of this process can compute of these arrays what this one would."""
   alone = jax.default_backend() == 'cpu' and jax.device_count() == 1 and partitioning.current() is None
-  return alone and not isinstance(known, core.Tracer) and programs.settings_are_shared()
+  traced = any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(given))
+  return alone and not traced and programs.settings_are_shared()

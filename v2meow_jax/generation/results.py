@@ -1,17 +1,16 @@
 """The files of a piece that was generated: film, music, picture, and what was asked for."""
 
-import concurrent.futures
-import contextlib
 import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from v2meow_jax import __version__, description, drawing, files
+from v2meow_jax import __version__, description, files
 from v2meow_jax.generation.pipeline import Generated, Pipeline
 from v2meow_jax.generation.request import Request, fingerprint
 from v2meow_jax.media import audio, loudness, mux
+from v2meow_jax.painter import Painter
 from v2meow_jax.sampling import Sampling
 
 SUFFIXES = ('mp4', 'wav', 'png', 'json')
@@ -76,7 +75,7 @@ def write(
   target: float = loudness.MUSIC,
   playable: bool = False,
   watch: Callable[[], None] = lambda: None,
-  painter: concurrent.futures.Executor | None = None,
+  painter: Painter | None = None,
 ) -> list[pathlib.Path]:
   """Writes the music (.wav), with the video's pictures (.mp4), drawn (.png), and `about` (.json), the last.
 
@@ -90,7 +89,7 @@ def write(
     target: loudness of the music, in LUFS.
     playable: the film's pictures are encoded again where browsers would not play them.
     watch: called all the time while the film is written; what it raises ends the writing.
-    painter: draws the picture meanwhile; see `drawing.beside`.
+    painter: draws the picture, meanwhile if it can.
 
   Returns:
     the files' paths.
@@ -98,34 +97,17 @@ def write(
   paths = {suffix: folder / f'{name}.{suffix}' for suffix in SUFFIXES}
   music = loudness.normalize_loudness(made.audio, made.sample_rate, target)
   paths['json'].unlink(missing_ok=True)
-  shown = [(stream, made.streams[stream.name]) for stream in pipeline.shown(made)]
-  picture = (paths['png'], music, made.sample_rate, shown, f'{name}, seed {wanted.seed}')
-  drawn = _begin_drawing(painter, picture)
   audio.write_wav(paths['wav'], music, made.sample_rate)
+  shown = [(stream, made.streams[stream.name]) for stream in pipeline.shown(made)]
+  mono = music.mean(1, keepdims=True)  # what is drawn of it
+  finish_drawing = (painter or Painter()).begin(
+    paths['png'], mono, made.sample_rate, shown, f'{name}, seed {wanted.seed}'
+  )
   if wanted.video is None:
     del paths['mp4']
   else:
     seconds = len(music) / made.sample_rate
     mux.mux(wanted.video, music, made.sample_rate, paths['mp4'], seconds, playable=playable, watch=watch)
-  drawn()
+  finish_drawing()
   files.write_text(paths['json'], json.dumps(about, indent=2) + '\n')
   return list(paths.values())
-
-
-def _begin_drawing(painter: concurrent.futures.Executor | None, picture: tuple) -> Callable[[], None]:
-  """What waits for the picture: drawn by the painter, or here where there is none or it was killed."""
-  broken = concurrent.futures.BrokenExecutor
-  begun = None
-  if painter is not None:
-    with contextlib.suppress(broken):
-      begun = painter.submit(drawing.draw, *picture)
-
-  def finish() -> None:
-    try:
-      if begun is not None:
-        return begun.result()
-    except broken:
-      pass
-    drawing.draw(*picture)
-
-  return finish

@@ -1,6 +1,5 @@
 """Works tasks off, some side by side; what goes wrong with one of several is that one's own failure."""
 
-import concurrent.futures
 import dataclasses
 import pathlib
 import time
@@ -12,6 +11,7 @@ from v2meow_jax.generation import results
 from v2meow_jax.generation.pipeline import Generated, Pipeline
 from v2meow_jax.generation.score import Progress
 from v2meow_jax.generation.tasks import Task
+from v2meow_jax.painter import Painter
 from v2meow_jax.sampling import Sampling
 
 
@@ -39,7 +39,7 @@ class Session:
     sampling: by stage.
     target: loudness of the music, in LUFS.
     alone: there is a single task, whose failure is raised.
-    painter: draws the pictures; see `drawing.beside`.
+    painter: draws the pictures; see `painter.beside`.
 
   Attributes:
     failures: by the task's name, why it has no result.
@@ -52,7 +52,7 @@ class Session:
     sampling: Mapping[str, Sampling],
     target: float,
     alone: bool,
-    painter: concurrent.futures.Executor | None = None,
+    painter: Painter | None = None,
   ):
     self.pipeline, self.out, self.sampling, self.target = pipeline, out, sampling, target
     self.alone, self.painter = alone, painter
