@@ -24,7 +24,7 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 import pytest  # noqa: E402
 import small  # noqa: E402
 
-from v2meow_jax import programs  # noqa: E402
+from v2meow_jax import programs, workers  # noqa: E402
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -37,6 +37,14 @@ def nothing_kept():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(programs, '_folder', lambda: None)
     yield found
+
+
+@pytest.fixture(scope='session', autouse=True)
+def one_core():
+  """Commands draw their pictures here: to begin a process for each takes a second of a core."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(workers, 'cores', lambda: 1)
+    yield
 
 
 @pytest.fixture(scope='session')
