@@ -172,14 +172,15 @@ def main() -> int:
     for batch in map(int, args.batches.split(',')):
       for context in map(int, args.contexts.split(',')):
         cell = args, dtype, batch, context
-        rounds = [our_times(*cell)] if args.no_peer else [both_times(*cell) for _ in range(args.repeats)]
+        alone, repeats = args.no_peer, args.repeats
+        rounds = [our_times(*cell, repeats)] if alone else [both_times(*cell) for _ in range(repeats)]
         row = {'device': rounds[0]['device'], 'dtype': dtype, 'batch': batch, 'context': context}
-        row |= {'top_k': args.top_k, 'repeats': args.repeats}
+        row |= {'top_k': args.top_k, 'repeats': repeats}
         row |= {
           name: statistics.median(found[name] for found in rounds) for name in rounds[0] if name != 'device'
         }
         row['steps_a_second'] = 1e3 / row['ours_ms']
-        if not args.no_peer:
+        if not alone:
           ratios = [found['ratio'] for found in rounds]
           row |= {'least_ratio': min(ratios), 'greatest_ratio': max(ratios)}
         timing.tell(row, args.json)
@@ -190,16 +191,14 @@ def both_times(args: argparse.Namespace, dtype: str, batch: int, context: int) -
   """What `our_times` says, after the peer's, and the ratio."""
   with workers.pool(1) as process:
     its = 1e3 * process.submit(peer_seconds, args, dtype, batch, context).result()
-  mine = our_times(args, dtype, batch, context, repeats=1)
+  mine = our_times(args, dtype, batch, context, 1)
   return mine | {'musicgen_ms': its, 'ratio': its / mine['ours_ms']}
 
 
-def our_times(
-  args: argparse.Namespace, dtype: str, batch: int, context: int, repeats: int = 0
-) -> dict[str, Any]:
+def our_times(args: argparse.Namespace, dtype: str, batch: int, context: int, repeats: int) -> dict[str, Any]:
   """The device, and milliseconds of one of our steps and of the limit, by another process."""
   with workers.pool(1, runtime.begin) as process:
-    return process.submit(measure, args, dtype, batch, context, repeats or args.repeats).result()
+    return process.submit(measure, args, dtype, batch, context, repeats).result()
 
 
 def measure(args: argparse.Namespace, dtype: str, batch: int, context: int, repeats: int) -> dict[str, Any]:

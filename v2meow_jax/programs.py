@@ -51,8 +51,7 @@ class Kept:
 
   def __call__(self, *args: Any, **settings: Any) -> Any:
     folder = _folder()
-    alone = jax.default_backend() == 'cpu' and jax.device_count() == 1 and partitioning.current() is None
-    if folder is None or not alone or any(getattr(jax.config, name, False) for name in _SEEN):
+    if folder is None or not on_one_cpu() or any(getattr(jax.config, name, False) for name in _SEEN):
       return self.jitted(*args, **settings)
     given = self._signature.bind(*args, **settings).arguments
     static = {name: given.pop(name) for name in sorted(self._static & given.keys())}
@@ -138,6 +137,11 @@ def _is_ours(value: Any) -> bool:
     # What is not shown, a Linen module's parent for one, is no setting.
     parts = [getattr(value, field.name) for field in dataclasses.fields(value) if field.repr]
   return _is_code(type(value)) and all(map(_is_ours, parts))
+
+
+def on_one_cpu() -> bool:
+  """Whether what this process computes here is for its one device, a CPU, outside of a partitioner's mesh."""
+  return jax.default_backend() == 'cpu' and jax.device_count() == 1 and partitioning.current() is None
 
 
 def settings_are_shared() -> bool:

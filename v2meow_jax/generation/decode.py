@@ -9,7 +9,7 @@ import numpy as np
 from jax import core
 from jaxtyping import Array, Bool, Float, Int
 
-from v2meow_jax import linen, partitioning, programs, stages, workers
+from v2meow_jax import linen, programs, stages, workers
 from v2meow_jax.generation import draw, guidance
 from v2meow_jax.models import cache as cache_lib
 from v2meow_jax.models.stage_model import StageModel
@@ -141,6 +141,5 @@ def generate_here(
 
 def _on_threads(given: Any) -> bool:
   """Whether other threads of this process can compute of these arrays what this one would."""
-  alone = jax.default_backend() == 'cpu' and jax.device_count() == 1 and partitioning.current() is None
   traced = any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(given))
-  return alone and not traced and programs.settings_are_shared()
+  return programs.on_one_cpu() and not traced and programs.settings_are_shared()
