@@ -92,15 +92,17 @@ def test_gradients_in_bfloat16_go_on_in_any_way(sizes):
   np.testing.assert_array_equal(spoiled[1:], grad(kernel, x)[1:])
 
 
-def test_kernels_of_layers_are_turned_and_nothing_else():
+def test_kernels_of_layers_and_the_head_are_turned_and_nothing_else():
   tree = {
     'transformer': {'layer_0': {'up': {'kernel': np.ones((2, 3))}, 'norm': {'scale': np.ones(2)}}},
     'condition_x': {'projection': {'kernel': np.ones((4, 2))}},
     'head': np.ones((1, 2, 5)),
+    'embedding': np.ones((1, 5, 2)),
   }
   turned = layout.transpose_kernels(tree)
   assert turned['transformer']['layer_0']['up']['kernel'].shape == (3, 2)
   assert turned['condition_x']['projection']['kernel'].shape == (4, 2)
+  assert turned['head'].shape == turned['embedding'].shape == (1, 5, 2)
   back = layout.transpose_kernels(turned)
   assert jax.tree.map(np.shape, back) == jax.tree.map(np.shape, tree)
 

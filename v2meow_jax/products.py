@@ -24,8 +24,8 @@ def wide(dtype: Any) -> Any:
   return jnp.promote_types(dtype, jnp.float32)
 
 
-def product(x: Float[Array, '*b i'], kernel: Float[Array, 'o i']) -> Float[Array, '*b o']:
-  """`x @ kernel.T`.
+def product(x: Float[Array, '*b i'], kernel: Float[Array, 'o i'], dtype: Any = None) -> Float[Array, '*b o']:
+  """`x @ kernel.T`, in `dtype`, by default that of `x`.
 
   Of few rows: one float32 row as a vector; several as columns of a right-hand side, from which XLA must be
   kept from turning the product around; bfloat16 with at least two rows.
@@ -38,7 +38,7 @@ def product(x: Float[Array, '*b i'], kernel: Float[Array, 'o i']) -> Float[Array
   else:
     rows = _two(rows, 0)
     made = jax.lax.dot_general(rows, kernel, contract, preferred_element_type=wide(x.dtype))[:count]
-  return made.astype(x.dtype).reshape(*x.shape[:-1], -1)
+  return made.astype(dtype or x.dtype).reshape(*x.shape[:-1], -1)
 
 
 def matmul(x: Float[Array, '*b i'], kernel: Float[Array, 'i o']) -> Float[Array, '*b o']:

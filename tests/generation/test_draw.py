@@ -42,6 +42,15 @@ def logits_of(*shape, seed=0):
   return (3 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
+def restricted(logits, knobs, candidates=None):
+  """Logits as they were, -inf where `restrict` leaves a code out."""
+  ranked, places = map(np.asarray, draw_lib.restrict(logits, knobs, candidates))
+  assert (ranked[..., :-1] >= ranked[..., 1:]).all()
+  found = np.full(logits.shape, -np.inf, np.float32)
+  np.put_along_axis(found, places, ranked, -1)
+  return found
+
+
 def kept_by_loop(row, temperature, top_k, top_p):
   """Indices that stay, from the definitions: the k likeliest, then the fewest of these that sum to p."""
   order = sorted(range(len(row)), key=lambda i: -row[i])
@@ -66,7 +75,7 @@ def kept_by_loop(row, temperature, top_k, top_p):
 def test_what_stays_is_what_the_definitions_say(temperature, top_k, top_p):
   logits = logits_of(4, 10, 30)
   knobs = Sampling(temperature, top_k, top_p).knobs()
-  found = np.asarray(draw_lib.restrict(logits / np.float32(temperature), knobs))
+  found = restricted(logits / np.float32(temperature), knobs)
   for i in np.ndindex(4, 10):
     kept = kept_by_loop(logits[i], temperature, top_k, 2.0 if top_p == 1 else top_p)
     assert set(np.flatnonzero(np.isfinite(found[i]))) == kept
@@ -137,10 +146,19 @@ def test_few_candidates_give_what_all_would(settings):
   logits, knobs = logits_of(4, 10, 30), settings.knobs()
   few = settings.candidates(30)
   assert few < 30 or settings.top_k > 16
-  found = draw_lib.restrict(logits, knobs, few)
-  np.testing.assert_array_equal(found, draw_lib.restrict(logits, knobs))
+  np.testing.assert_array_equal(restricted(logits, knobs, few), restricted(logits, knobs))
+
+
+@pytest.mark.parametrize(
+  'settings', [Sampling(), Sampling(0.9, 5), Sampling(1.3, 7, 0.8), Sampling(1.0, 0, 0.7)]
+)
+def test_what_is_drawn_is_what_jax_draws_of_the_logits_that_stay(settings):
+  logits, keys = logits_of(40, 3, 30), jax.random.split(jax.random.key(2), 40)
+  scaled = logits / np.float32(settings.temperature)
+  wanted = jax.vmap(jax.random.categorical)(keys, restricted(scaled, settings.knobs()))
+  np.testing.assert_array_equal(draw(keys, logits, settings), wanted)
 
 
 def test_of_equal_logits_just_k_stay():
-  kept = np.isfinite(draw_lib.restrict(np.zeros((2, 3, 30), np.float32), Sampling(top_k=5).knobs()))
+  kept = np.isfinite(restricted(np.zeros((2, 3, 30), np.float32), Sampling(top_k=5).knobs()))
   assert (kept.sum(-1) == 5).all() and kept[..., :5].all()

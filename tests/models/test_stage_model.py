@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 
@@ -9,7 +10,7 @@ import pytest
 from small import random_batch
 
 from v2meow_jax import stages
-from v2meow_jax.models import conditioning
+from v2meow_jax.models import conditioning, layout
 from v2meow_jax.models.stage_model import StageModel
 from v2meow_jax.models.transformer import TransformerConfig
 from v2meow_jax.stages import Condition, Stage, Target
@@ -119,6 +120,17 @@ def test_decoding_with_a_cache_gives_the_teacher_forced_logits_of_every_token(
   assert (
     compared == {(0, 'flatten'): 15, (2, 'flatten'): 9, (0, 'delay'): 15, (2, 'delay'): 12}[known, pattern]
   )
+
+
+@pytest.mark.parametrize('pattern', stages.PATTERNS)
+def test_turned_kernels_give_the_same_logits(pattern):
+  stage, turned = stage_of(pattern), dataclasses.replace(ROPE, transposed=True)
+  batch, params = batch_of(stage), params_of(stage, ROPE)
+  other = {'params': layout.transpose_kernels(params['params'])}
+  assert jax.tree.map(np.shape, other) == jax.tree.map(np.shape, params_of(stage, turned))
+  for run, rest in ((forward, ()), (cached, (1,))):
+    wanted, found = run(stage, ROPE, params, batch, *rest), run(stage, turned, other, batch, *rest)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)  # the same sums in another order, float32
 
 
 @pytest.mark.parametrize('pattern', stages.PATTERNS)

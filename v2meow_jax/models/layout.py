@@ -56,11 +56,11 @@ def to_unrolled(tree: Any, count: int) -> Any:
 
 
 def transpose_kernels(params: Any) -> Any:
-  """A stage's parameters with the kernels of its layers turned from [in, out] to [out, in], or back."""
+  """A stage's parameters with head and layers' kernels turned from [in, out] to [out, in], or back."""
 
   def turn(path, leaf):
     names = [getattr(part, 'key', None) for part in path]
-    if 'transformer' not in names or names[-1] != 'kernel':
+    if names != ['head'] and ('transformer' not in names or names[-1] != 'kernel'):
       return leaf
     # NumPy's own stay there: each shape would be a program to compile.
     if isinstance(leaf, np.ndarray):

@@ -40,10 +40,11 @@ class StageModel(nn.Module):
       ('levels', 'vocab', 'embed'),
       (depth, codes, width),
     )
-    init = nn.initializers.variance_scaling(
-      1.0, 'fan_in', 'truncated_normal', in_axis=1, out_axis=2, batch_axis=0
-    )
-    self.head = linen.parameter(self, 'head', init, ('levels', 'embed', 'vocab'), (depth, width, codes))
+    names, shape, axes = ('levels', 'embed', 'vocab'), (depth, width, codes), (1, 2)
+    if self.config.transposed:
+      names, shape, axes = ('levels', 'vocab', 'embed'), (depth, codes, width), (2, 1)
+    init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal', *axes, batch_axis=0)
+    self.head = linen.parameter(self, 'head', init, names, shape)
 
   def prefix(
     self, batch: dict, dropped: Bool[Array, 'b conditions'] | None = None
@@ -101,7 +102,9 @@ class StageModel(nn.Module):
       levels = ((first_step + jnp.arange(tokens.shape[1])) % self.stage.target.depth)[:, None]
     else:
       levels = jnp.arange(self.stage.target.depth)[None, :]
-    return jnp.sum(self.embedding[levels, tokens] * valid[..., None], -2)
+    found = self.embedding[levels, tokens] * valid[..., None]
+    # As a sum over an axis CPUs would take many times as long.
+    return sum((found[..., k, :] for k in range(1, tokens.shape[-1])), found[..., 0, :])
 
   def __call__(
     self,
@@ -139,9 +142,8 @@ class StageModel(nn.Module):
       hidden = jnp.stack([hidden[:, k : k + frames] for k in range(depth)], 2)
     # Levels first: XLA's CPU backend has no bfloat16 product with another order.
     hidden = jnp.moveaxis(hidden, 2, 0).reshape(depth, -1, hidden.shape[-1])
-    logits = jnp.moveaxis(
-      products.by_level(hidden, self.head).reshape(depth, -1, frames, self.head.shape[-1]), 0, 2
-    )
+    head = jnp.swapaxes(self.head, 1, 2) if self.config.transposed else self.head
+    logits = jnp.moveaxis(products.by_level(hidden, head).reshape(depth, -1, frames, head.shape[-1]), 0, 2)
     return constrain(logits, 'batch', 'length', None, 'vocab')
 
   def _step_logits(self, hidden: Float[Array, 'b width'], step) -> Float[Array, 'b k codes']:
@@ -149,6 +151,10 @@ class StageModel(nn.Module):
       head = jax.lax.dynamic_index_in_dim(self.head, step % self.stage.target.depth, keepdims=True)
     else:
       head = self.head
+    if self.config.transposed:  # all levels by one product
+      kernel = head.reshape(-1, head.shape[-1]).astype(hidden.dtype)
+      logits = products.product(hidden, kernel, products.wide(hidden.dtype))
+      return logits.reshape(hidden.shape[0], *head.shape[:2])
     levels = jnp.broadcast_to(hidden, (head.shape[0], *hidden.shape))
     return jnp.moveaxis(products.by_level(levels, head), 0, 1)
 

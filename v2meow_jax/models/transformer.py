@@ -50,7 +50,7 @@ class TransformerConfig:
     attention: `auto`, `xla`, `cudnn` or `splash`; see `attention.prefix_causal`.
     scan_layers: one compiled layer run over stacked parameters: compiles faster, decodes slower.
     remat: what is computed again for the gradient: `none`, `minimal` (all but matrix products) or `full`.
-    transposed: kernels of the layers are [out, in]: for decoding on CPUs; see `products.product`.
+    transposed: kernels of head and layers are [out, in]: for decoding on CPUs; see `products.product`.
   """
 
   layers: int = 24
@@ -152,11 +152,13 @@ class Layer(nn.Module):
       constrain(f(x).reshape(shape), 'batch', 'length', 'heads', 'kv')
       for f in (self.query, self.key, self.value)
     )
+    # Rounded once, at the end.
+    q, k = attention.wide(q), attention.wide(k)
     if self.config.qk_norm:
       q, k = self.query_norm(q), self.key_norm(k)
     if turns is not None:
       q, k = attention.rotate(q, turns), attention.rotate(k, turns)
-    return q, k, v
+    return q.astype(v.dtype), k.astype(v.dtype), v
 
   def _finish(self, x, attended, deterministic):
     attended = attended.reshape(*x.shape[:2], -1)
