@@ -3,8 +3,9 @@
     python tools/bench_startup.py --bundle=data/bach --video=data/demo/big_buck_bunny.mp4 --seconds=10
 
 Every run is a process of its own, and may keep what Python compiles, whatever this environment says of that;
-a first one, which may have to compile, is told apart. `imports` is a command that only prints its help. A
-part's time is when it ended; the first stage begins when the last stream of the video has been read.
+a first one, which may have to compile, is told apart. The limit is a process that imports JAX and Flax, asks
+for devices and ends; `imports` is a command that only prints its help. A part's time is when it ended; the
+first stage begins when the last stream of the video has been read.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import time
 import timing
 
 COMMAND = [sys.executable, '-m', 'v2meow_jax', 'generate']
+JAX = 'import gc, os; gc.disable(); import jax, flax.linen; jax.devices(); os._exit(0)'
 VARIABLES = {name: value for name, value in os.environ.items() if name != 'PYTHONDONTWRITEBYTECODE'}
 
 
@@ -47,11 +49,14 @@ def run(video: str, bundle: str, seconds: float, seed: int) -> dict[str, float]:
     return {'loaded': said['about'], **told, 'written': written, 'ended': time.perf_counter() - began}
 
 
-def imports() -> float:
-  """Seconds of a command that only imports what it needs."""
-  began = time.perf_counter()
-  subprocess.run([*COMMAND, '--help'], check=True, stdout=subprocess.DEVNULL, env=VARIABLES)
-  return time.perf_counter() - began
+def alone(command: list[str], repeats: int) -> float:
+  """Median seconds of a command."""
+  times = []
+  for _ in range(repeats):
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=VARIABLES)
+    times.append(time.perf_counter() - began)
+  return statistics.median(times)
 
 
 def main() -> int:
@@ -68,7 +73,11 @@ def main() -> int:
   timing.tell({'first_run_s': first['ended']}, args.json)
   rows = [run(args.video, args.bundle, args.seconds, seed) for seed in range(1, args.repeats + 1)]
   middle = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
-  middle = {'imports': statistics.median(imports() for _ in range(args.repeats)), **middle}
+  before = {
+    'limit': alone([sys.executable, '-c', JAX], args.repeats),
+    'imports': alone([*COMMAND, '--help'], args.repeats),
+  }
+  middle = before | middle
   timing.tell({'music_s': args.seconds} | {f'{name}_s': at for name, at in middle.items()}, args.json)
   return 0
 

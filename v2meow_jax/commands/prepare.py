@@ -2,11 +2,10 @@
 
 import argparse
 import functools
-import os
 import re
 
 import gin
-from v2meow_jax import bundles, errors, files, terminal
+from v2meow_jax import bundles, errors, files, terminal, workers
 from v2meow_jax.bundles.codec_entry import CODEC
 from v2meow_jax.curation import curation, measuring
 from v2meow_jax.curation.curation import Curation
@@ -52,7 +51,7 @@ def main(argv: list[str]) -> int:
       parser.add_argument(f'--{option.name}', type=option.kind, help=option.help)
   parser.add_argument('--clip_seconds', type=terminal.number, default=60.0, help='longest clip')
   parser.add_argument('--validation_share', type=terminal.number, default=0.05, help='share of the sources')
-  parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes')
+  parser.add_argument('--workers', type=int, default=workers.cores(), help='processes')
   parser.add_argument(
     '--ray', metavar='ADDRESS', help='of a Ray cluster that does the work; "local": one begun here'
   )

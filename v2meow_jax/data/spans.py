@@ -1,13 +1,12 @@
 """What of its media a row of a manifest stands for, found by probing each file once, many at a time."""
 
 import concurrent.futures
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from v2meow_jax import errors
+from v2meow_jax import errors, workers
 from v2meow_jax.media import probe
 
 AT_ONCE = 16  # files that are opened at once: probing waits for disks more than it computes
@@ -82,7 +81,7 @@ def _of_sound(info: probe.AudioInfo) -> dict[str, Any]:
 
 def spans_of(rows: Sequence[dict[str, Any]]) -> list[Span | Exception]:
   """The span of each row, or why there is none."""
-  with concurrent.futures.ThreadPoolExecutor(min(AT_ONCE, 4 * (os.cpu_count() or 1))) as pool:
+  with concurrent.futures.ThreadPoolExecutor(min(AT_ONCE, 4 * workers.cores())) as pool:
     return list(pool.map(_tried, rows))
 
 
