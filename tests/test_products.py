@@ -17,6 +17,9 @@ def test_a_product_is_that_of_the_transpose_whatever_its_form(shape, dtype):
   # Sums of 24 products; bfloat16 keeps 8 bits of its input and result.
   bound = 1e-5 if dtype == 'float32' else 0.15
   np.testing.assert_allclose(np.asarray(found, np.float64), x @ kernel.T, atol=bound)
+  wide = products.product(jnp.asarray(x, dtype), jnp.asarray(kernel, dtype), jnp.float32)
+  assert wide.dtype == jnp.float32
+  np.testing.assert_array_equal(wide.astype(dtype), found)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -30,6 +33,9 @@ def test_products_of_levels_and_of_one_query_are_numpys(count, dtype):
   found = jax.jit(products.by_level)(*cast(x, kernels))
   assert found.dtype == jnp.float32 and found.shape == (4, count, 16)
   np.testing.assert_allclose(found, x @ kernels, atol=bound)
+  turned = products.by_level(*cast(x, np.swapaxes(kernels, 1, 2)), transposed=True)
+  assert turned.dtype == jnp.float32
+  np.testing.assert_allclose(turned, found, atol=1e-5)
   grads = jax.jit(jax.grad(lambda *given: jnp.sum(products.by_level(*given) ** 2), (0, 1)))(*cast(x, kernels))
   expected = 2 * x @ kernels @ np.swapaxes(kernels, 1, 2), 2 * np.swapaxes(x, 1, 2) @ (x @ kernels)
   for grad, right in zip(grads, expected, strict=True):

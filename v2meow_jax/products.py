@@ -54,9 +54,11 @@ def matmul(x: Float[Array, '*b i'], kernel: Float[Array, 'i o']) -> Float[Array,
   return made.reshape(*x.shape[:-1], -1)
 
 
-def by_level(x: Float[Array, 'k n i'], kernels: Float[Array, 'k i o']) -> Float[Array, 'k n o']:
-  """`x[k] @ kernels[k]` for every k, in float32 or wider."""
+def by_level(x: Float[Array, 'k n i'], kernels: Array, transposed: bool = False) -> Float[Array, 'k n o']:
+  """`x[k] @ kernels[k]` for every k, in float32 or wider; kernels are [k, o, i] if `transposed`."""
   kernels = kernels.astype(x.dtype)
+  if transposed:
+    return _sums(_two(x, 1), kernels, (1, 1))[:, : x.shape[1]]
   if x.dtype == jnp.bfloat16 and partitioning.platform() == 'cpu':
     return _of_bfloat16(_two(x, 1), kernels)[:, : x.shape[1]]
   return _sums(x, kernels, (1, 0))

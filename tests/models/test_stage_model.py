@@ -122,15 +122,30 @@ def test_decoding_with_a_cache_gives_the_teacher_forced_logits_of_every_token(
   )
 
 
+# The same sums in another order, of logits of unit size.
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-4), ('bfloat16', 0.1)])
 @pytest.mark.parametrize('pattern', stages.PATTERNS)
-def test_turned_kernels_give_the_same_logits(pattern):
-  stage, turned = stage_of(pattern), dataclasses.replace(ROPE, transposed=True)
+def test_turned_kernels_give_the_same_logits(pattern, dtype, tolerance):
+  stage, turned = stage_of(pattern), dataclasses.replace(ROPE, transposed=True, dtype=dtype)
   batch, params = batch_of(stage), params_of(stage, ROPE)
   other = {'params': layout.transpose_kernels(params['params'])}
   assert jax.tree.map(np.shape, other) == jax.tree.map(np.shape, params_of(stage, turned))
   for run, rest in ((forward, ()), (cached, (1,))):
     wanted, found = run(stage, ROPE, params, batch, *rest), run(stage, turned, other, batch, *rest)
-    np.testing.assert_allclose(found, wanted, atol=1e-4)  # the same sums in another order, float32
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, atol=tolerance)
+
+
+def test_levels_of_a_step_are_added_before_they_are_rounded():
+  stage = stage_of('delay')
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), params_of(stage, ROPE))
+  tokens = np.random.default_rng(1).integers(0, 11, (BATCH, 40, 3))
+  model = StageModel(stage, dataclasses.replace(ROPE, dtype='bfloat16'))
+  found = model.apply(params, tokens, np.ones((40, 3), bool), method='embed_steps')
+  table = np.asarray(params['params']['embedding'], np.float64)
+  wanted = sum(table[level, tokens[..., level]] for level in range(3))
+  assert found.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(found, np.asarray(wanted, np.float32).astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize('pattern', stages.PATTERNS)

@@ -45,7 +45,7 @@ def draw(keys: Array, logits: Float[Array, 'b k codes'], knobs: Knobs, candidate
   noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], logits.dtype))(keys)
   if candidates:
     ranked, places = restrict(scaled, knobs, candidates)
-    # Noise is computed where it is read: for candidates alone.
+    # XLA makes noise of its random bits where it is read: for candidates alone.
     best = jnp.argmax(ranked + jnp.take_along_axis(noise, places, -1), -1, keepdims=True)
     drawn = jnp.take_along_axis(places, best, -1)[..., 0]
   else:

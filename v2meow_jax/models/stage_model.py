@@ -102,9 +102,10 @@ class StageModel(nn.Module):
       levels = ((first_step + jnp.arange(tokens.shape[1])) % self.stage.target.depth)[:, None]
     else:
       levels = jnp.arange(self.stage.target.depth)[None, :]
-    found = self.embedding[levels, tokens] * valid[..., None]
+    table = self.embedding
+    found = table[levels, tokens].astype(products.wide(table.dtype)) * valid[..., None]
     # As a sum over an axis CPUs would take many times as long.
-    return sum((found[..., k, :] for k in range(1, tokens.shape[-1])), found[..., 0, :])
+    return sum((found[..., k, :] for k in range(1, tokens.shape[-1])), found[..., 0, :]).astype(table.dtype)
 
   def __call__(
     self,
@@ -142,8 +143,8 @@ class StageModel(nn.Module):
       hidden = jnp.stack([hidden[:, k : k + frames] for k in range(depth)], 2)
     # Levels first: XLA's CPU backend has no bfloat16 product with another order.
     hidden = jnp.moveaxis(hidden, 2, 0).reshape(depth, -1, hidden.shape[-1])
-    head = jnp.swapaxes(self.head, 1, 2) if self.config.transposed else self.head
-    logits = jnp.moveaxis(products.by_level(hidden, head).reshape(depth, -1, frames, head.shape[-1]), 0, 2)
+    logits = products.by_level(hidden, self.head, self.config.transposed)
+    logits = jnp.moveaxis(logits.reshape(depth, -1, frames, logits.shape[-1]), 0, 2)
     return constrain(logits, 'batch', 'length', None, 'vocab')
 
   def _step_logits(self, hidden: Float[Array, 'b width'], step) -> Float[Array, 'b k codes']:
