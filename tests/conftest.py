@@ -41,7 +41,7 @@ def nothing_kept():
 
 @pytest.fixture(scope='session', autouse=True)
 def one_core():
-  """Commands draw their pictures here: to begin a process for each takes a second of a core."""
+  """Commands draw and prepare here, unless they are told otherwise: each process takes a second to begin."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(workers, 'cores', lambda: 1)
     yield

@@ -21,6 +21,7 @@ import time
 import timing
 
 COMMAND = [sys.executable, '-m', 'v2meow_jax', 'generate']
+# Ends at once, without Python's taking apart of what was imported.
 JAX = 'import gc, os; gc.disable(); import jax, flax.linen; jax.devices(); os._exit(0)'
 VARIABLES = {name: value for name, value in os.environ.items() if name != 'PYTHONDONTWRITEBYTECODE'}
 
@@ -73,11 +74,8 @@ def main() -> int:
   timing.tell({'first_run_s': first['ended']}, args.json)
   rows = [run(args.video, args.bundle, args.seconds, seed) for seed in range(1, args.repeats + 1)]
   middle = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
-  before = {
-    'limit': alone([sys.executable, '-c', JAX], args.repeats),
-    'imports': alone([*COMMAND, '--help'], args.repeats),
-  }
-  middle = before | middle
+  limit, imports = (alone(it, args.repeats) for it in ([sys.executable, '-c', JAX], [*COMMAND, '--help']))
+  middle = {'limit': limit, 'imports': imports} | middle
   timing.tell({'music_s': args.seconds} | {f'{name}_s': at for name, at in middle.items()}, args.json)
   return 0
 

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from v2meow_jax import linen, products, stages
+from v2meow_jax.models import attention, conditioning
 from v2meow_jax.models import cache as cache_lib
-from v2meow_jax.models import conditioning
 from v2meow_jax.models.cache import Cache
 from v2meow_jax.models.transformer import Transformer, TransformerConfig
 from v2meow_jax.partitioning import constrain
@@ -103,7 +103,7 @@ class StageModel(nn.Module):
     else:
       levels = jnp.arange(self.stage.target.depth)[None, :]
     table = self.embedding
-    found = table[levels, tokens].astype(products.wide(table.dtype)) * valid[..., None]
+    found = attention.wide(table[levels, tokens]) * valid[..., None]
     # As a sum over an axis CPUs would take many times as long.
     return sum((found[..., k, :] for k in range(1, tokens.shape[-1])), found[..., 0, :]).astype(table.dtype)
 
